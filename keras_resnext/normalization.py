@@ -1,0 +1,141 @@
+"""Normalisation as `norm_cfg` names it: BatchNorm with PyTorch's statistics, GroupNorm, LayerNorm over channels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+class _FreezableAffine:
+    """Makes gamma and beta non-trainable when `affine_trainable` is False (`requires_grad=False` in `norm_cfg`).
+
+    The layer itself stays trainable, so that BatchNorm goes on normalising with the batch and updating its statistics.
+    """
+
+    affine_trainable: bool
+
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.affine_trainable:
+            kwargs["trainable"] = False
+        return super().add_weight(*args, **kwargs)  # type: ignore[misc]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "affine_trainable": self.affine_trainable}  # type: ignore[misc]
+
+
+@keras.saving.register_keras_serializable(package="keras_resnext")
+class BatchNorm(_FreezableAffine, keras.layers.BatchNormalization):
+    """Batch normalisation with PyTorch's defaults and moving variance.
+
+    PyTorch's `BatchNorm2d` normalises with the biased variance of the batch and averages the unbiased one; Keras
+    averages the biased one. Here the moving variance is PyTorch's, on whatever backend.
+
+    Args:
+        momentum: of the moving statistics in Keras's sense (PyTorch's 0.1 is 0.9 here).
+        epsilon: added to the variance.
+        affine_trainable: whether gamma and beta learn.
+        synchronized: statistics over all replicas. Without effect on JAX, whose sharded arrays are whole already.
+    """
+
+    def __init__(
+        self,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        affine_trainable: bool = True,
+        synchronized: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        super().__init__(
+            momentum=momentum, epsilon=epsilon, synchronized=synchronized and on_tensorflow, **kwargs
+        )
+        self.affine_trainable = affine_trainable
+        self._synchronized_if_possible = synchronized
+
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
+        if not training or not self.trainable or mask is not None or self.renorm:
+            return super().call(inputs, training=training, mask=mask)
+        kept = self.momentum * ops.convert_to_tensor(self.moving_variance)
+        outputs = super().call(inputs, training=training)
+        biased_share = ops.convert_to_tensor(self.moving_variance) - kept
+        count = ops.cast(ops.size(inputs) // ops.shape(inputs)[self.axis], "float32")
+        self.moving_variance.assign(kept + biased_share * (count / ops.maximum(count - 1.0, 1.0)))
+        return outputs
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "synchronized": self._synchronized_if_possible}
+
+
+@keras.saving.register_keras_serializable(package="keras_resnext")
+class GroupNorm(_FreezableAffine, keras.layers.GroupNormalization):
+    """`keras.layers.GroupNormalization` with PyTorch's epsilon and `affine_trainable` (see `BatchNorm`)."""
+
+    def __init__(self, groups: int, epsilon: float = 1e-5, affine_trainable: bool = True, **kwargs: Any) -> None:
+        super().__init__(groups=groups, epsilon=epsilon, **kwargs)
+        self.affine_trainable = affine_trainable
+
+
+@keras.saving.register_keras_serializable(package="keras_resnext")
+class LayerNorm(_FreezableAffine, keras.layers.LayerNormalization):
+    """`keras.layers.LayerNormalization` over channels with PyTorch's epsilon; mmcls's `LN2d`."""
+
+    def __init__(self, epsilon: float = 1e-5, affine_trainable: bool = True, **kwargs: Any) -> None:
+        super().__init__(epsilon=epsilon, **kwargs)
+        self.affine_trainable = affine_trainable
+
+
+NormFactory = Callable[..., keras.layers.Layer]
+
+# norm_cfg["type"] -> (prefix of the layer's name as mmcv abbreviates it, keys allowed besides type)
+_COMMON = ("eps", "requires_grad")
+NORM_TYPES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "BN": ("bn", (*_COMMON, "momentum")),
+    "SyncBN": ("bn", (*_COMMON, "momentum")),
+    "GN": ("gn", (*_COMMON, "num_groups")),
+    "LN": ("ln", _COMMON),
+}
+
+
+def read_norm_cfg(norm_cfg: Mapping[str, Any] | None) -> tuple[str, NormFactory]:
+    """Turns mmcls's `norm_cfg` into (name prefix, factory of the layer taking Keras's layer options).
+
+    Args:
+        norm_cfg: `{"type": "BN" | "SyncBN" | "GN" | "LN", "eps": 1e-5, "momentum": 0.1, "requires_grad": True,
+            "num_groups": …}`; None is BN. `momentum` is meant as in PyTorch: the share of the new batch.
+
+    Raises:
+        ValueError: unknown type or key, GN without num_groups, a number out of range.
+    """
+    cfg = dict(norm_cfg or {"type": "BN"})
+    kind = cfg.pop("type", None)
+    if kind not in NORM_TYPES:
+        raise ValueError(f"norm_cfg={norm_cfg!r}: type {kind!r} is unknown; choose one of {', '.join(NORM_TYPES)}")
+    prefix, allowed = NORM_TYPES[kind]
+    if unknown := sorted(set(cfg) - set(allowed)):
+        raise ValueError(f"norm_cfg={norm_cfg!r}: {unknown[0]!r} is no option of {kind}; it takes {', '.join(allowed)}")
+    options: dict[str, Any] = {"epsilon": cfg.get("eps", 1e-5), "affine_trainable": cfg.get("requires_grad", True)}
+    if not options["epsilon"] > 0:
+        raise ValueError(f"norm_cfg={norm_cfg!r}: eps must be above 0")
+    if kind == "GN":
+        groups = cfg.get("num_groups")
+        if not isinstance(groups, int) or groups < 1:
+            raise ValueError(f"norm_cfg={norm_cfg!r}: GN needs num_groups, a positive integer")
+        return prefix, lambda **kwargs: GroupNorm(groups, **options, **kwargs)
+    if kind == "LN":
+        return prefix, lambda **kwargs: LayerNorm(**options, **kwargs)
+    momentum = cfg.get("momentum", 0.1)
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"norm_cfg={norm_cfg!r}: momentum must lie in 0..1")
+    options |= {"momentum": 1 - momentum, "synchronized": kind == "SyncBN"}
+    return prefix, lambda **kwargs: BatchNorm(**options, **kwargs)
+
+
+def check_norm_groups(norm_cfg: Mapping[str, Any] | None, channels: Sequence[int]) -> None:
+    """Raises ValueError unless GN's num_groups divides each of `channels`."""
+    groups = (norm_cfg or {}).get("num_groups", 1)
+    for count in channels:
+        if count % groups:
+            raise ValueError(f"norm_cfg={norm_cfg!r}: num_groups must divide the channels of every norm, here {count}")

@@ -1,0 +1,75 @@
+"""Checks of the options of `ResNeXt` and the numbers derived from them; each error names argument, value and rule."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .architectures import BLOCKS_BY_DEPTH
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}")
+
+
+def check_positive(**values: int) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}={value!r} must be a positive integer")
+
+
+def check_range(name: str, value: int, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name}={value!r} must be an integer from {low} to {high}")
+
+
+def check_per_stage(num_stages: int, **sequences: Sequence[int]) -> None:
+    for name, values in sequences.items():
+        if len(values) != num_stages:
+            raise ValueError(f"{name}={tuple(values)!r} must have one entry per stage: num_stages={num_stages}")
+        check_positive(**{f"{name}[{i}]": value for i, value in enumerate(values)})
+
+
+def check_out_indices(out_indices: Sequence[int] | None, include_top: bool, num_stages: int) -> None:
+    if out_indices is None:
+        return
+    if include_top:
+        raise ValueError(f"out_indices={out_indices!r} returns feature maps, which needs include_top=False")
+    if not len(out_indices):
+        raise ValueError(f"out_indices={out_indices!r} must name at least one stage")
+    for index in out_indices:
+        check_range("out_indices entry", index, 0, num_stages - 1)
+
+
+def read_blocks(depth: int, blocks: Sequence[int] | None, stem: str, num_stages: int) -> tuple[int, ...]:
+    """Bottlenecks per stage: `blocks`, else by `depth`: the paper's table, or n per stage of a 9n + 2 deep CIFAR net."""
+    check_range("num_stages", num_stages, 1, 4)
+    if blocks is not None:
+        check_per_stage(num_stages, blocks=blocks)
+        return tuple(blocks)
+    if stem == "cifar":
+        if not isinstance(depth, int) or depth < 11 or (depth - 2) % 9:
+            raise ValueError(f"depth={depth!r} must be 9n + 2 with stem='cifar', such as 29; or give blocks")
+        return ((depth - 2) // 9,) * num_stages
+    if depth not in BLOCKS_BY_DEPTH:
+        choices = ", ".join(map(str, BLOCKS_BY_DEPTH))
+        raise ValueError(f"depth={depth!r} is unknown; choose one of {choices}, or give blocks")
+    return BLOCKS_BY_DEPTH[depth][:num_stages]
+
+
+def read_conv_cfg(conv_cfg: Mapping[str, Any] | None, types: Sequence[str]) -> str:
+    """The type that mmcls's `conv_cfg` names; None is Conv2d."""
+    cfg = dict(conv_cfg or {"type": "Conv2d"})
+    kind = cfg.pop("type", None)
+    if kind not in types or cfg:
+        raise ValueError(f"conv_cfg={conv_cfg!r} must be None or {{'type': name}} with name one of {', '.join(types)}")
+    return str(kind)
+
+
+def squeeze_width(channels: int, ratio: int) -> int:
+    """Inner channels of squeeze-and-excitation: `channels // ratio` rounded to a multiple of 8, at least 8.
+
+    Never below 0.9 of the value (mmcls/models/utils/make_divisible.py).
+    """
+    value = channels // ratio
+    rounded = max(8, (value + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * value else rounded
