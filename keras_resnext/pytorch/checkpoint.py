@@ -357,7 +357,7 @@ def write_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, np.ndar
 def _content(array: np.ndarray) -> memoryview:
     """The array's elements as contiguous little-endian bytes."""
     array = np.asarray(array)
-    return memoryview(np.ascontiguousarray(array, DTYPES[array.dtype.name].numpy).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array, DTYPES[array.dtype.name].numpy).reshape(-1).view(np.uint8).data
 
 
 def _write_safetensors(file: IO[bytes], tensors: Mapping[str, np.ndarray]) -> None:

@@ -319,7 +319,8 @@ def _build_array(machine: Machine, target: np.ndarray, state: Any) -> None:
     content = _bytes(machine, data)
     if math.prod(shape) * dtype.itemsize != len(content):
         raise UnpickleError("a NumPy array whose bytes do not fit its shape")
-    np.ndarray.__setstate__(target, (1, shape, dtype, bool(fortran), content))
+    state = (1, shape, dtype, bool(fortran), content)
+    target.__setstate__(state)
     _frozen(target)
 
 
@@ -482,6 +483,14 @@ def _persistent(machine: Machine, _: Any) -> None:
     machine.stack.append(machine.persistent_load(identity))
 
 
+def _pop(machine: Machine, _: Any) -> None:
+    machine.pop()
+
+
+def _pop_mark(machine: Machine, _: Any) -> None:
+    machine.pop_mark()
+
+
 def _push(machine: Machine, value: Any) -> None:
     machine.stack.append(value)
 
@@ -499,8 +508,8 @@ OPCODES: dict[str, Callable[[Machine, Any], None]] = {
     "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
     "EMPTY_SET": lambda machine, _: machine.stack.append(set()),
     "MARK": lambda machine, _: machine.mark(),
-    "POP": lambda machine, _: machine.pop(),
-    "POP_MARK": lambda machine, _: machine.pop_mark(),
+    "POP": _pop,
+    "POP_MARK": _pop_mark,
     "DUP": lambda machine, _: machine.stack.append(machine.top()),
     "APPEND": lambda machine, _: _extend(machine, [machine.pop()]),
     "APPENDS": lambda machine, _: _extend(machine, machine.pop_mark()),

@@ -1,0 +1,208 @@
+"""Mutates checkpoints and reads them: each case must end in a result or in CheckpointError, soon and in little memory.
+
+    python tools/fuzz_checkpoint.py --cases 100000
+
+Needs torch, to make the samples. Exits with 1 and keeps the file of each case that ended otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import random
+import sys
+import tempfile
+import time
+import tracemalloc
+import warnings
+import zipfile
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from keras_resnext.pytorch.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from keras_resnext.pytorch.unpickler import Namespace
+
+Sample = tuple[bytes, Callable[[bytes], bytes]]  # what is mutated, and what makes a file of it
+
+EDGES = [
+    0,
+    1,
+    2,
+    127,
+    128,
+    255,
+    256,
+    0x7FFF,
+    0xFFFF,
+    1 << 31,
+    (1 << 31) - 1,
+    (1 << 32) - 1,
+    1 << 62,
+    1 << 63,
+    (1 << 64) - 1,
+]
+FRAGMENTS = [
+    b"cos\nsystem\n", b"cbuiltins\neval\n", b"cbuiltins\ngetattr\n", b"ccollections\nOrderedDict\n", b"cbuiltins\nset\n",
+    b"ctorch\nSize\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_tensor_v3\n", b"ctorch\nint8\n",
+    b"cargparse\nNamespace\n", b"c_codecs\nencode\n", b"cnumpy.core.multiarray\nscalar\n", b"cnumpy\ndtype\n", b"ctorch\ndevice\n",
+    b"cnumpy.core.multiarray\n_reconstruct\n", b"ctorch\nFloatStorage\n", b"X\x06\x00\x00\x00latin1", b"X\x02\x00\x00\x00f8",
+    b")R", b")\x81", b"}b", b"]a", b"0", b"2", b"(", b"t", b"R", b"b", b"Q", b"\x85", b"\x86", b"\x87", b"q\x01", b"h\x00", b"h\x01",
+    b"\x93", b"\x94", b"\x95", b"u", b"s", b"e", b"a", b"\x8f", b"\x90", b"\x91", b"d", b"l", b"N", b"}", b"]", b"K\xff", b"J\xff\xff\xff\xff",
+    b"\x8a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x8b\xff\xff\xff\x7f", b"I99999999999999999999\n", b"S'\\xff'\n", b"P1\n", b"\x82\x01",
+    b"h\x00h\x00\x86q\x00" * 50, b"\x85" * 400, b"(" * 1200, b"\x86h\x00" * 100,
+]  # fmt: skip
+
+
+def mutate(rng: random.Random, data: bytes) -> bytes:
+    """The bytes after one to six changes, most of them of the kind that parsers mistake."""
+    changed = bytearray(data)
+    for _ in range(rng.choice([1, 1, 1, 2, 2, 3, 6])):
+        size = len(changed)
+        # Heads and tails hold the structure, the middle mostly numbers.
+        at = rng.choice([rng.randint(0, size), rng.randint(0, min(size, 600)), rng.randint(max(0, size - 200), size)])
+        kind = rng.randrange(9)
+        if kind == 0 and at < size:
+            changed[at] ^= 1 << rng.randrange(8)
+        elif kind == 1 and at < size:
+            changed[at] = rng.randrange(256)
+        elif kind == 2:
+            width = rng.choice([1, 2, 4, 8])
+            changed[at : at + width] = (rng.choice(EDGES) & ((1 << 8 * width) - 1)).to_bytes(width, "little")
+        elif kind == 3:
+            changed[at:at] = rng.choice(FRAGMENTS)
+        elif kind == 4:
+            fragment = rng.choice(FRAGMENTS)
+            changed[at : at + len(fragment)] = fragment
+        elif kind == 5:
+            del changed[at : at + rng.choice([1, 1, 2, 4, 30])]
+        elif kind == 6:
+            changed[at:at] = changed[(start := rng.randint(0, size)) : start + rng.choice([1, 2, 8, 60])]
+        elif kind == 7 and rng.random() < 0.2:
+            del changed[at:]
+        elif kind == 8:
+            digits = [i for i in range(min(size, 2000)) if 48 <= changed[i] <= 57]
+            if digits:
+                i = rng.choice(digits)
+                changed[i : i + 1] = rng.choice([b"0", b"9", b"-1", b"99999999999999999999", b"1e9"])
+    return bytes(changed)
+
+
+def rezip(pickled: bytes) -> bytes:
+    """A checkpoint around another data.pkl, so that its mutations survive the zip format."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        for key in range(8):
+            archive.writestr(f"archive/data/{key}", bytes(range(96)))
+    return buffer.getvalue()
+
+
+def samples() -> list[Sample]:
+    """Small checkpoints of every format, with all that the reader knows in them."""
+    import torch
+
+    state = OrderedDict(conv=torch.arange(24.0).reshape(2, 3, 2, 2), bn=torch.ones(4).half()[::2], n=torch.tensor(7))
+    wrapped = {
+        "state_dict": torch.nn.BatchNorm2d(2).state_dict(),
+        "meta": {"lr": np.float64(0.1), "seed": np.arange(4), "set": {1, "a"}, "raw": b"\xff\x00"},
+        "args": argparse.Namespace(lr=0.1, size=torch.Size([2, 3]), device=torch.device("cpu"), type=torch.bfloat16),
+        "weights": [torch.nn.Parameter(torch.ones(2, 2).bfloat16()), torch.ones(3, dtype=torch.uint16)],
+    }
+    whole: list[Sample] = []
+    for value in (state, wrapped):
+        for new in (True, False):
+            buffer = io.BytesIO()
+            torch.save(value, buffer, _use_new_zipfile_serialization=new)
+            whole.append((buffer.getvalue(), bytes))
+            if new:
+                with zipfile.ZipFile(buffer) as archive:
+                    name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+                    whole.append((archive.read(name), rezip))
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in (".pth", ".safetensors"):
+            path = Path(folder, f"sample{suffix}")
+            write_checkpoint(path, {name: tensor.numpy() for name, tensor in state.items()})
+            whole.append((path.read_bytes(), bytes))
+    return whole
+
+
+def visit(data: Any, limit: int = 5000) -> int:
+    """Touch what was read, each object once: a view out of bounds would crash here. Returns the number of objects."""
+    seen: set[int] = set()
+    waiting: list[Any] = [data]
+    while waiting and len(seen) < limit:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        children: Iterable[Any] = ()
+        if isinstance(value, np.ndarray):
+            assert not value.flags.writeable
+            value.tobytes()
+        elif isinstance(value, dict):
+            children = value.values()
+        elif isinstance(value, Namespace):
+            children = value.attributes.values()
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            children = value
+        waiting.extend(children)
+    return len(seen)
+
+
+def run(cases: int, seed: int, folder: Path, keep: Path | None, report: Callable[[str], None]) -> int:
+    """Run the cases; the number that ended in another exception, or took over 2 s or 512 MB."""
+    rng, pool = random.Random(seed), samples()
+    path, ends, worst_time, worst_memory, bad = folder / "case", Counter[str](), 0.0, 0, 0
+    for case in range(cases):
+        source, finish = pool[case % len(pool)]
+        data = finish(mutate(rng, source))
+        path.unlink(missing_ok=True)  # never shorten a file that an array still maps
+        path.write_bytes(data)
+        tracemalloc.reset_peak()
+        before, start = tracemalloc.get_traced_memory()[0], time.perf_counter()
+        try:
+            visit(read_checkpoint(path).data)
+            end = "read"
+        except CheckpointError:
+            end = "CheckpointError"
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            end = type(error).__name__
+        took, memory = time.perf_counter() - start, tracemalloc.get_traced_memory()[1] - before
+        ends[end] += 1
+        worst_time, worst_memory = max(worst_time, took), max(worst_memory, memory)
+        if end not in ("read", "CheckpointError") or took > 2 or memory > 512 << 20:
+            bad += 1
+            report(f"case {case}: {end}, {took:.2f} s, {memory >> 20} MB")
+            if keep is not None:
+                keep.mkdir(parents=True, exist_ok=True)
+                (keep / f"case-{seed}-{case}").write_bytes(data)
+    report(f"{cases} cases, {dict(ends)}, worst {worst_time * 1000:.0f} ms and {worst_memory / 1e6:.1f} MB")
+    return bad
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir(), "fuzz_checkpoint"), metavar="FOLDER")
+    options = parser.parse_args()
+    warnings.simplefilter("error")  # a warning out of a hostile file would be a hole too
+    tracemalloc.start()
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        return int(
+            run(options.cases, options.seed, Path(folder), options.keep, lambda line: print(line, flush=True)) > 0
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
