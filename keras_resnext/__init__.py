@@ -1,3 +1,40 @@
-from .model import ResNeXt, ResNeXt50, ResNeXt101, ResNeXt152, create
-from .architectures import list_architectures
-from .layers import GroupedConv2D
+"""ResNeXt for Keras 3: exact PyTorch weights, fast grouped convolutions, exports that run as they are."""
+
+import importlib
+import sys
+from pathlib import PurePath
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> module.
+_NAMES = {
+    "GroupedConv2D": "layers",
+    "ResNeXt": "model",
+    "ResNeXt50": "model",
+    "ResNeXt101": "model",
+    "ResNeXt152": "model",
+    "create": "model",
+    "decode_predictions": "preprocessing",
+    "export": "export",
+    "from_pytorch": "pytorch",
+    "list_architectures": "architectures",
+    "load_pytorch_weights": "pytorch",
+    "preprocess_input": "preprocessing",
+}
+__all__ = sorted(_NAMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f".{_NAMES[name]}", __name__)
+    value = module if name == _NAMES[name] else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+# Saved models find their classes only once these are registered with Keras, so importing the package imports the model.
+# The command line alone imports on demand: `keras-resnext --help` should not wait seconds for a framework.
+if PurePath(sys.argv[0]).stem != "keras-resnext":
+    importlib.import_module(".model", __name__)

@@ -217,9 +217,9 @@ def ResNeXt(
             if layer.name.startswith(frozen):
                 layer.trainable = False
     if weights is not None:
-        from .weights import load_weights_file  # files are none of this module's business until one is asked for
+        from .pretrained import load_weights  # the one arrow upwards: files matter only when one is asked for
 
-        load_weights_file(model, weights)
+        load_weights(model, weights)
     return model
 
 

@@ -27,37 +27,20 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from keras_resnext.pytorch.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from keras_resnext.pytorch.unpickler import Namespace
+from keras_resnext.pytorch.unpickler import GLOBALS, Namespace
 
 Sample = tuple[bytes, Callable[[bytes], bytes]]  # what is mutated, and what makes a file of it
 
-EDGES = [
-    0,
-    1,
-    2,
-    127,
-    128,
-    255,
-    256,
-    0x7FFF,
-    0xFFFF,
-    1 << 31,
-    (1 << 31) - 1,
-    (1 << 32) - 1,
-    1 << 62,
-    1 << 63,
-    (1 << 64) - 1,
-]
+EDGES = [(1 << bits) + step for bits in (0, 7, 8, 15, 16, 31, 32, 62, 63) for step in (-1, 0, 1)]
+HOSTILE = ["os.system", "builtins.eval", "builtins.getattr"]
+PIECES = rb""")R )\x81 }b ]a 0 2 ( t R b Q \x85 \x86 \x87 q\x01 h\x00 h\x01 \x93 \x94 \x95 u s e a \x8f \x90 \x91 d l N
+} ] K\xff J\xff\xff\xff\xff \x8a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x7f \x8b\xff\xff\xff\x7f I99999999999999999999\n
+S'\\xff'\n P1\n \x82\x01 X\x06\x00\x00\x00latin1 X\x02\x00\x00\x00f8"""
 FRAGMENTS = [
-    b"cos\nsystem\n", b"cbuiltins\neval\n", b"cbuiltins\ngetattr\n", b"ccollections\nOrderedDict\n", b"cbuiltins\nset\n",
-    b"ctorch\nSize\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_tensor_v3\n", b"ctorch\nint8\n",
-    b"cargparse\nNamespace\n", b"c_codecs\nencode\n", b"cnumpy.core.multiarray\nscalar\n", b"cnumpy\ndtype\n", b"ctorch\ndevice\n",
-    b"cnumpy.core.multiarray\n_reconstruct\n", b"ctorch\nFloatStorage\n", b"X\x06\x00\x00\x00latin1", b"X\x02\x00\x00\x00f8",
-    b")R", b")\x81", b"}b", b"]a", b"0", b"2", b"(", b"t", b"R", b"b", b"Q", b"\x85", b"\x86", b"\x87", b"q\x01", b"h\x00", b"h\x01",
-    b"\x93", b"\x94", b"\x95", b"u", b"s", b"e", b"a", b"\x8f", b"\x90", b"\x91", b"d", b"l", b"N", b"}", b"]", b"K\xff", b"J\xff\xff\xff\xff",
-    b"\x8a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x8b\xff\xff\xff\x7f", b"I99999999999999999999\n", b"S'\\xff'\n", b"P1\n", b"\x82\x01",
-    b"h\x00h\x00\x86q\x00" * 50, b"\x85" * 400, b"(" * 1200, b"\x86h\x00" * 100,
-]  # fmt: skip
+    *(b"c" + "\n".join(name.rsplit(".", 1)).encode() + b"\n" for name in (*GLOBALS, *HOSTILE)),
+    *(piece.decode("unicode_escape").encode("latin-1") for piece in PIECES.split()),
+    *(b"h\x00h\x00\x86q\x00" * 50, b"\x85" * 400, b"(" * 1200, b"\x86h\x00" * 100),
+]
 
 
 def mutate(rng: random.Random, data: bytes) -> bytes:

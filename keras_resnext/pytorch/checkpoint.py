@@ -45,7 +45,7 @@ class CheckpointError(ValueError):
     """A file that is no readable checkpoint; the message names the file and what is wrong."""
 
 
-class _Malformed(UnpickleError):
+class _FormatError(UnpickleError):
     """What is wrong, before the file's name is put in front of it."""
 
 
@@ -53,9 +53,10 @@ class _Malformed(UnpickleError):
 class Checkpoint:
     """What a checkpoint holds.
 
-    `data` is the saved object: dictionaries, lists, numbers and texts, with read-only arrays for tensors (bfloat16 as in
-    ml_dtypes) and `unpickler.Namespace` for an argparse.Namespace. The arrays are views of the mapped file: nothing is read
-    before it is used, and the file must not be truncated meanwhile. Containers may be nested deeply and hold themselves.
+    `data` is the saved object: dictionaries, lists, numbers and texts, with read-only arrays for tensors (bfloat16 as
+    in ml_dtypes) and `unpickler.Namespace` for an argparse.Namespace. The arrays are views of the mapped file: nothing
+    is read before it is used, and the file must not be truncated meanwhile. Containers may be nested deeply, and may
+    hold themselves.
     """
 
     format: str  # "zip", "legacy" or "safetensors"
@@ -66,8 +67,8 @@ class Checkpoint:
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a .pth, .pt or .safetensors file by its content, never by its name, and execute nothing that it says.
 
-    Raises CheckpointError for everything that is no readable checkpoint, FileNotFoundError, IsADirectoryError or another
-    OSError for a path that cannot be opened.
+    Raises CheckpointError for everything that is no readable checkpoint, FileNotFoundError, IsADirectoryError or
+    another OSError for a path that cannot be opened.
     """
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
@@ -95,14 +96,14 @@ def _reader(data: mmap.mmap) -> Callable[[mmap.mmap], Checkpoint]:
         return _read_legacy
     for position, mark, meaning in FOREIGN:
         if data[position : position + 512].lstrip()[: len(mark)] == mark:
-            raise _Malformed(f"not a checkpoint but {meaning}")
-    raise _Malformed(f"neither a torch.save nor a safetensors file; it begins with {data[:16]!r}")
+            raise _FormatError(f"not a checkpoint but {meaning}")
+    raise _FormatError(f"neither a torch.save nor a safetensors file; it begins with {data[:16]!r}")
 
 
 def _array(data: mmap.mmap, dtype: np.dtype[Any], count: int, start: int) -> np.ndarray:
     """`count` elements of the file, in bounds, as a read-only view."""
     if count < 0 or not 0 <= start <= len(data) or count * dtype.itemsize > len(data) - start:
-        raise _Malformed(f"{count} elements of {dtype} at byte {start} end behind the file, which may be truncated")
+        raise _FormatError(f"{count} elements of {dtype} at byte {start} end behind the file, which may be truncated")
     array = np.frombuffer(data, dtype, count, start) if count else np.empty(0, dtype)
     array.flags.writeable = False
     return array
@@ -112,7 +113,7 @@ def _storage_id(identity: tuple[Any, ...]) -> tuple[np.dtype[Any], str, int]:
     """Element type, key and element count of a persistent id `("storage", class, key, location, count, …)`."""
     dtype, key, count = getattr(identity[1], "dtype", None), identity[2], identity[4]
     if not isinstance(dtype, np.dtype) or type(key) is not str or type(count) is not int or count < 0:
-        raise _Malformed("a storage must have a storage class, a key and a count")
+        raise _FormatError("a storage must have a storage class, a key and a count")
     return dtype, key, count
 
 
@@ -127,7 +128,7 @@ class _Entry(NamedTuple):
 
 def _unpack(layout: str, data: mmap.mmap | bytes, position: int, what: str) -> tuple[Any, ...]:
     if position < 0 or position + struct.calcsize(layout) > len(data):
-        raise _Malformed(f"the zip archive's {what} lies outside of the file, which may be truncated")
+        raise _FormatError(f"the zip archive's {what} lies outside of the file, which may be truncated")
     return struct.unpack_from(layout, data, position)
 
 
@@ -135,31 +136,31 @@ def _directory(data: mmap.mmap) -> dict[str, _Entry]:
     """The entries of a zip archive by its central directory, the zip64 one where there is one."""
     end = data.rfind(b"PK\x05\x06", max(0, len(data) - 65557))
     if end < 0:
-        raise _Malformed("a zip archive without its directory; the file is probably truncated")
+        raise _FormatError("a zip archive without its directory; the file is probably truncated")
     count, length, start = _unpack("<10xHLL2x", data, end, "end")
     if data[max(0, end - 20) : end - 16] == b"PK\x06\x07":
         (end,) = _unpack("<8xQ4x", data, end - 20, "zip64 locator")
         magic, count, length, start = _unpack("<4s28xQQQ", data, end, "zip64 end")
         if magic != b"PK\x06\x06":
-            raise _Malformed("the zip archive's zip64 end is not where its locator says")
+            raise _FormatError("the zip archive's zip64 end is not where its locator says")
     if count > MAX_ENTRIES or start + length > end:
-        raise _Malformed(f"the zip archive's directory of {count} entries at byte {start} is out of bounds")
+        raise _FormatError(f"the zip archive's directory of {count} entries at byte {start} is out of bounds")
     entries: dict[str, _Entry] = {}
     for _ in range(count):
         magic, flags, method, packed, size, names, extras, comments, offset = _unpack(
             "<4s4xHH8xLLHHH8xL", data, start, "directory"
         )
         if magic != b"PK\x01\x02" or start + 46 + names + extras > end:
-            raise _Malformed("the zip archive's directory is damaged")
+            raise _FormatError("the zip archive's directory is damaged")
         name = data[start + 46 : start + 46 + names].decode("utf-8", "surrogateescape")
         extra = data[start + 46 + names : start + 46 + names + extras]
         size, packed, offset = _zip64(extra, (size, packed, offset))
         magic, local_names, local_extras = _unpack("<4s22xHH", data, offset, "entry")
         content = offset + 30 + local_names + local_extras
         if magic != b"PK\x03\x04" or content + packed > end or (method == 0 and packed != size):
-            raise _Malformed(f"the zip archive's entry {name!r} is damaged or out of bounds")
+            raise _FormatError(f"the zip archive's entry {name!r} is damaged or out of bounds")
         if name in entries:
-            raise _Malformed(f"the zip archive has two entries {name!r}")
+            raise _FormatError(f"the zip archive has two entries {name!r}")
         entries[name] = _Entry(content, size, method == 0 and not flags & 1)
         start += 46 + names + extras + comments
     return entries
@@ -181,34 +182,34 @@ def _zip64(extra: bytes, values: tuple[int, ...]) -> Iterator[int]:
 def _read_zip(data: mmap.mmap) -> Checkpoint:
     entries = _directory(data)
     if {"config.json", "metadata.json"} <= entries.keys():
-        raise _Malformed("not a checkpoint but a Keras model (.keras); load it with keras.saving.load_model")
+        raise _FormatError("not a checkpoint but a Keras model (.keras); load it with keras.saving.load_model")
     roots = [name[: -len("data.pkl")] for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
-        raise _Malformed("a zip archive without data.pkl, so not of torch.save")
+        raise _FormatError("a zip archive without data.pkl, so not of torch.save")
     root = roots[0]
     if f"{root}constants.pkl" in entries or any(name.startswith(f"{root}code/") for name in entries):
-        raise _Malformed(f"a TorchScript archive (torch.jit.save); {HINT}")
+        raise _FormatError(f"a TorchScript archive (torch.jit.save); {HINT}")
 
     def content(name: str) -> _Entry:
         entry = entries.get(root + name)
         if entry is None or not entry.plain:
-            raise _Malformed(f"the zip archive's entry {name!r} is {'compressed' if entry else 'missing'}")
+            raise _FormatError(f"the zip archive's entry {name!r} is {'compressed' if entry else 'missing'}")
         return entry
 
     order = content("byteorder") if f"{root}byteorder" in entries else None
     if order and (written := data[order.start : order.start + min(order.size, 16)]) != b"little":
-        raise _Malformed(f"byte order {written!r}; only little-endian files are read")
+        raise _FormatError(f"byte order {written!r}; only little-endian files are read")
 
     def storage(identity: tuple[Any, ...]) -> np.ndarray:
         dtype, key, count = _storage_id(identity)
         entry = content(f"data/{key}")
         if count != entry.size // dtype.itemsize:
-            raise _Malformed(f"storage {key!r} has {entry.size} bytes and should have {count} elements of {dtype}")
+            raise _FormatError(f"storage {key!r} has {entry.size} bytes and should have {count} elements of {dtype}")
         return _array(data, dtype, count, entry.start)
 
     start, size, _ = content("data.pkl")
     if size > MAX_PICKLE:
-        raise _Malformed(f"data.pkl has {size} bytes, and at most {MAX_PICKLE} are read")
+        raise _FormatError(f"data.pkl has {size} bytes, and at most {MAX_PICKLE} are read")
     return Checkpoint("zip", load(io.BytesIO(data[start : start + size]), storage))
 
 
@@ -216,13 +217,13 @@ def _read_zip(data: mmap.mmap) -> Checkpoint:
 
 
 def _read_legacy(data: mmap.mmap) -> Checkpoint:
-    """Pickles of magic number, protocol, system, object and storage keys; then for each storage its count and content."""
+    """Pickles of magic number, protocol, system, object, storage keys; then for each storage its count and content."""
     file = io.BytesIO(data[:MAX_PICKLE])
     magic, protocol = load(file, _no_storage), None
     if type(magic) is int and magic == LEGACY_MAGIC:
         protocol = load(file, _no_storage)
     if type(protocol) is not int or protocol != LEGACY_PROTOCOL:
-        raise _Malformed("a pickle, but not one of torch.save")
+        raise _FormatError("a pickle, but not one of torch.save")
     load(file, _no_storage)  # the system's type sizes; the content is little-endian on every system
     sizes: dict[str, tuple[np.dtype[Any], int]] = {}
     places: dict[str, int] = {}
@@ -230,25 +231,25 @@ def _read_legacy(data: mmap.mmap) -> Checkpoint:
     def survey(identity: tuple[Any, ...]) -> np.ndarray:
         dtype, key, count = _storage_id(identity)
         if sizes.setdefault(key, (dtype, count)) != (dtype, count):
-            raise _Malformed(f"storage {key!r} has two types or sizes")
+            raise _FormatError(f"storage {key!r} has two types or sizes")
         return _view(_array(data, dtype, count, 0), identity)
 
     def storage(identity: tuple[Any, ...]) -> np.ndarray:
         dtype, key, count = _storage_id(identity)
         return _view(_array(data, dtype, count, places[key]), identity)
 
-    # Only the object says how wide each storage's elements are, and it stands before them: it is built twice, first with
-    # the beginning of the file in place of every storage.
+    # Only the object says how wide each storage's elements are, and it stands before them: it is built twice, first
+    # with the beginning of the file in place of every storage.
     beginning = file.tell()
     load(file, survey)
     keys = load(file, _no_storage)
     position = file.tell()
     if type(keys) is not list or any(type(key) is not str for key in keys) or sorted(keys) != sorted(sizes):
-        raise _Malformed("the list of storages does not fit the object")
+        raise _FormatError("the list of storages does not fit the object")
     for key in keys:
         dtype, count = sizes[key]
         if data[position : position + 8] != count.to_bytes(8, "little"):
-            raise _Malformed(
+            raise _FormatError(
                 f"storage {key!r} at byte {position} should have {count} elements; the file may be truncated"
             )
         places[key] = position + 8
@@ -263,14 +264,14 @@ def _view(storage: np.ndarray, identity: tuple[Any, ...]) -> np.ndarray:
     if view is None:
         return storage
     if type(view) is not tuple or len(view) != 3 or any(type(number) is not int for number in view[1:]):
-        raise _Malformed("a storage view must have key, offset and count")
+        raise _FormatError("a storage view must have key, offset and count")
     if view[1] < 0 or view[2] < 0 or view[1] + view[2] > storage.size:
-        raise _Malformed("a storage view outside of its storage")
+        raise _FormatError("a storage view outside of its storage")
     return storage[view[1] : view[1] + view[2]]
 
 
 def _no_storage(identity: tuple[Any, ...]) -> np.ndarray:
-    raise _Malformed("a storage where there can be none")
+    raise _FormatError("a storage where there can be none")
 
 
 # --- safetensors ----------------------------------------------------------------------------------------------------
@@ -278,35 +279,35 @@ def _no_storage(identity: tuple[Any, ...]) -> np.ndarray:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result := dict(pairs)) != len(pairs):
-        raise _Malformed("safetensors header: a name stands there twice")
+        raise _FormatError("safetensors header: a name stands there twice")
     return result
 
 
 def _read_safetensors(data: mmap.mmap) -> Checkpoint:
     start = 8 + int.from_bytes(data[:8], "little")
     if start > len(data):
-        raise _Malformed(f"the safetensors header ends at byte {start}, behind the file, which may be truncated")
+        raise _FormatError(f"the safetensors header ends at byte {start}, behind the file, which may be truncated")
     header = json.loads(data[8:start].decode("utf-8"), object_pairs_hook=_unique)
     metadata = header.pop("__metadata__", {})
     if type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
-        raise _Malformed("safetensors header: __metadata__ must be texts by name")
+        raise _FormatError("safetensors header: __metadata__ must be texts by name")
     rows = {row.safetensors: row.numpy for row in DTYPES.values()}
     places: list[tuple[int, int]] = []
 
     def tensor(name: str, entry: Any) -> np.ndarray:
         if type(entry) is not dict or entry.keys() != {"dtype", "shape", "data_offsets"}:
-            raise _Malformed(f"safetensors header: {name!r} must have dtype, shape and data_offsets")
+            raise _FormatError(f"safetensors header: {name!r} must have dtype, shape and data_offsets")
         code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if type(code) is not str or code not in rows:
-            raise _Malformed(
+            raise _FormatError(
                 f"tensor {name!r} has the unsupported type {str(code)[:20]!r}, not one of {', '.join(rows)}"
             )
         for numbers in (shape, offsets):
             if type(numbers) is not list or any(type(number) is not int or number < 0 for number in numbers):
-                raise _Malformed(f"safetensors header: shape and data_offsets of {name!r} must be lists of sizes")
+                raise _FormatError(f"safetensors header: shape and data_offsets of {name!r} must be lists of sizes")
         count = math.prod(shape) if len(shape) <= MAX_DIMENSIONS else -1
         if count < 0 or len(offsets) != 2 or offsets[1] - offsets[0] != count * rows[code].itemsize:
-            raise _Malformed(f"safetensors header: data_offsets of {name!r} do not fit its shape and type")
+            raise _FormatError(f"safetensors header: data_offsets of {name!r} do not fit its shape and type")
         places.append((offsets[0], offsets[1]))
         return _array(data, rows[code], count, start + offsets[0]).reshape(shape)
 
@@ -314,10 +315,10 @@ def _read_safetensors(data: mmap.mmap) -> Checkpoint:
     end = 0
     for begin, stop in sorted(places):
         if begin != end:
-            raise _Malformed(f"safetensors header: a hole or an overlap at byte {begin} of the data")
+            raise _FormatError(f"safetensors header: a hole or an overlap at byte {begin} of the data")
         end = stop
     if start + end != len(data):
-        raise _Malformed(
+        raise _FormatError(
             f"the safetensors data should have {end} bytes and has {len(data) - start}; it may be truncated"
         )
     return Checkpoint("safetensors", tensors, metadata)
@@ -329,9 +330,9 @@ def _read_safetensors(data: mmap.mmap) -> Checkpoint:
 def write_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
     """Write named arrays so that torch.load(weights_only=True) or safetensors reads them, by the suffix of `path`.
 
-    .pth and .pt hold an OrderedDict in the order of `tensors`. The file appears whole or not at all: it is written beside
-    its place under another name, synced, then moved. At most one array is copied at a time. Raises ValueError for another
-    suffix, a name that is no text or a type that the format lacks; OSError where the disk refuses.
+    .pth and .pt hold an OrderedDict in the order of `tensors`. The file appears whole or not at all: it is written
+    beside its place under another name, synced, then moved. At most one array is copied at a time. Raises ValueError
+    for another suffix, a name that is no text or a type that the format lacks; OSError where the disk refuses.
     """
     target = Path(os.path.realpath(path))
     if target.suffix not in _WRITERS:

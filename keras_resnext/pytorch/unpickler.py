@@ -1,9 +1,10 @@
 """A pickle machine that can only build data.
 
-`torch.save` writes pickles, and a pickle is a program: the standard library's `pickle.load` runs whatever it names. This
-machine decodes the same opcodes (`pickletools.genops`, protocols 0 to 5) but looks every name up in `GLOBALS`, whose
-functions are all in this file. It imports nothing, sets no attribute and calls nothing that came out of the file. Work is
-bounded: an opcode, or an element that is copied, costs one unit of `MAX_WORK`, and nothing ever walks through a built object.
+`torch.save` writes pickles, and a pickle is a program: the standard library's `pickle.load` runs whatever it names.
+This machine decodes the same opcodes (`pickletools.genops`, protocols 0 to 5) but looks every name up in `GLOBALS`,
+whose functions are all in this file. It imports nothing, sets no attribute and calls nothing that came out of the file.
+Work is bounded: an opcode, or an element that is copied, costs one unit of `MAX_WORK`, and nothing ever walks through a
+built object.
 """
 
 from __future__ import annotations
