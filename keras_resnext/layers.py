@@ -1,8 +1,8 @@
 """Grouped convolution that is fast and portable on every backend, and the small layers around it.
 
 Keras's TensorFlow backend wraps every grouped convolution in an XLA-compiled function, because TensorFlow's CPU kernel
-has no gradient for it. That makes a training step tens of times slower on CPU and leaves SavedModels and ONNX files that
-stock runtimes refuse. `GroupedConv2D` computes the same sum another way; see `LOWERINGS`.
+has no gradient for it. That makes a training step tens of times slower on CPU and leaves SavedModels and ONNX files
+that stock runtimes refuse. `GroupedConv2D` computes the same sum another way; see `LOWERINGS`.
 """
 
 from collections.abc import Callable
@@ -135,7 +135,7 @@ def _pair(value: int | Pair, name: str) -> Pair:
 
 
 def merged_groups(groups: int, channels: int, filters: int) -> int:
-    """How many neighbouring groups to join: the most that divide `groups` and stay within `MERGED_WIDTH`, at least 1."""
+    """How many neighbouring groups to join: the most that divide `groups` and stay within `MERGED_WIDTH`."""
     width = max(channels, filters) // groups
     return max((n for n in range(1, groups + 1) if groups % n == 0 and n * width <= MERGED_WIDTH), default=1)
 

@@ -143,7 +143,9 @@ def ResNeXt(
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f"drop_path_rate={drop_path_rate!r} must be at least 0 and below 1")
     if deep_stem and (stem != "imagenet" or stem_channels % 2):
-        raise ValueError(f"deep_stem=True needs stem='imagenet' ({stem!r} given) and even stem_channels ({stem_channels})")
+        raise ValueError(
+            f"deep_stem=True needs stem='imagenet' ({stem!r} given) and even stem_channels ({stem_channels})"
+        )
     conv_type = CONV_TYPES[read_conv_cfg(conv_cfg, tuple(CONV_TYPES))]
     prefix, make_norm = read_norm_cfg(norm_cfg)
     widths = [(groups * width_per_group if groups > 1 else base_channels) * 2**stage for stage in range(num_stages)]

@@ -49,9 +49,7 @@ class BatchNorm(_FreezableAffine, keras.layers.BatchNormalization):
         **kwargs: Any,
     ) -> None:
         on_tensorflow = keras.backend.backend() == "tensorflow"
-        super().__init__(
-            momentum=momentum, epsilon=epsilon, synchronized=synchronized and on_tensorflow, **kwargs
-        )
+        super().__init__(momentum=momentum, epsilon=epsilon, synchronized=synchronized and on_tensorflow, **kwargs)
         self.affine_trainable = affine_trainable
         self._synchronized_if_possible = synchronized
 

@@ -41,7 +41,7 @@ def check_out_indices(out_indices: Sequence[int] | None, include_top: bool, num_
 
 
 def read_blocks(depth: int, blocks: Sequence[int] | None, stem: str, num_stages: int) -> tuple[int, ...]:
-    """Bottlenecks per stage: `blocks`, else by `depth`: the paper's table, or n per stage of a 9n + 2 deep CIFAR net."""
+    """Bottlenecks per stage: `blocks`, else by `depth`: the paper's table, or n each for a CIFAR net of 9n + 2."""
     check_range("num_stages", num_stages, 1, 4)
     if blocks is not None:
         check_per_stage(num_stages, blocks=blocks)

@@ -44,7 +44,7 @@ class RematResNeXt(keras.Model):
             segments = keras.Function(self.input, stem_output), blocks, keras.Function(boundaries, self.output)
             # Past Keras's attribute tracking: these are views of layers that the model owns already.
             object.__setattr__(self, "_remat_segments", segments)
-        return self.__dict__["_remat_segments"]  # type: ignore[no-any-return]
+        return self.__dict__["_remat_segments"]
 
 
 def _rematerialise(body: keras.Function, x: Tensor) -> Tensor:

@@ -29,11 +29,14 @@ def infer_options(shapes: Mapping[str, Shape], avg_down: bool) -> dict[str, Any]
     width, channels = _shape(shapes, "layer1.0.conv1.weight")[0], _shape(shapes, "layer1.0.conv2.weight")[1]
     expanded = _shape(shapes, "layer1.0.conv3.weight")[0]
     if expanded % 4 or width % channels:
-        raise ValueError(f"the checkpoint is no ResNeXt: layer1.0 has {width} inner, {channels} grouped, {expanded} outer channels")
+        raise ValueError(
+            f"the checkpoint is no ResNeXt: layer1.0 has {width} inner, {channels} grouped, {expanded} outer channels"
+        )
     groups, base_channels = width // channels, expanded // 4
     if groups == 1 and width != base_channels:
         raise ValueError(
-            f"the checkpoint is a wide ResNet, no ResNeXt: groups=1 needs {base_channels} inner channels in layer1, got {width}"
+            f"the checkpoint is a wide ResNet, no ResNeXt: with groups=1 layer1 has {base_channels} inner channels, "
+            f"here {width}"
         )
     options: dict[str, Any] = {
         "depth": next((d for d, b in BLOCKS_BY_DEPTH.items() if b[: len(blocks)] == blocks), 2 + 3 * sum(blocks)),
@@ -72,7 +75,9 @@ def _blocks(shapes: Mapping[str, Shape]) -> tuple[int, ...]:
     whole = all(members == set(range(len(members))) for members in found.values())
     if not found or sorted(found) != list(range(1, len(found) + 1)) or len(found) > 4 or not whole:
         stages = {stage: sorted(members) for stage, members in sorted(found.items())}
-        raise ValueError(f"the checkpoint is no ResNeXt: expected blocks layer1.0, layer1.1, … in 1 to 4 stages, found {stages}")
+        raise ValueError(
+            f"the checkpoint is no ResNeXt: expected blocks layer1.0, layer1.1, … in 1 to 4 stages, found {stages}"
+        )
     return blocks
 
 
@@ -83,7 +88,9 @@ def _stem(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     filters, channels, height, _ = _shape(shapes, "conv1.weight")
     stems = {7: "imagenet", 3: "cifar"}
     if height not in stems:
-        raise ValueError(f"the checkpoint is no ResNeXt: conv1 has a {height}x{height} kernel; known are 7x7 and 3x3 (CIFAR)")
+        raise ValueError(
+            f"the checkpoint is no ResNeXt: conv1 has a {height}x{height} kernel; known are 7x7 and 3x3 (CIFAR)"
+        )
     return {"stem": stems[height], "stem_channels": filters, "in_channels": channels}
 
 
@@ -102,6 +109,6 @@ def _norm_cfg(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     if "layer1.0.norm1.running_mean" in shapes:
         return {"type": "BN"}
     raise ValueError(
-        "the checkpoint's norms carry no running statistics, so they are no BatchNorm; their kind leaves no other trace: "
-        "pass norm_cfg={'type': 'GN', 'num_groups': …} or {'type': 'LN'}"
+        "the checkpoint's norms carry no running statistics, so they are no BatchNorm, and their kind leaves no other "
+        "trace: pass norm_cfg={'type': 'GN', 'num_groups': …} or {'type': 'LN'}"
     )

@@ -6,7 +6,7 @@ each with `.weight`, `.bias`, `.running_mean` or `.running_var`.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 # Prefixes that training wrappers put before every name.
@@ -19,7 +19,7 @@ IGNORED = re.compile(r"(\.num_batches_tracked|^n_averaged)$")
 EMA_PREFIX = "ema_"
 
 # (pattern, replacement), applied in order to every name; mmcls, torchvision and timm at once: none contradicts another.
-RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"^backbone\.", ""),  # mmcls
@@ -34,8 +34,8 @@ RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 _DOWNSAMPLE = re.compile(r"^(layer\d+\.\d+\.downsample)\.(\d+)\.")
 
-# Keras layer name -> canonical name; the parts of a norm in a shortcut are told from the convolution by their variables.
-LAYER_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+# Keras layer name -> canonical name; a shortcut's norm is told from its convolution by the layer's variables.
+LAYER_RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"^(conv1|fc)$", r"\1"),
@@ -103,7 +103,9 @@ def canonical_layer_name(layer_name: str, is_norm: bool) -> str | None:
 
 def has_average_pooling(names: Iterable[str]) -> bool:
     """Whether any shortcut's Sequential starts at index 1, behind an average pooling layer (`avg_down`)."""
-    matches = [m for m in map(_DOWNSAMPLE.match, strip_prefixes(n.removeprefix("backbone.") for n in names).values()) if m]
+    matches = [
+        m for m in map(_DOWNSAMPLE.match, strip_prefixes(n.removeprefix("backbone.") for n in names).values()) if m
+    ]
     with_zero = {m[1] for m in matches if m[2] == "0"}
     return any(m[1] not in with_zero for m in matches)
 
@@ -122,7 +124,9 @@ def find_state_dict(data: Any) -> tuple[str, dict[str, Any]]:
                 inner, weights = find_state_dict(data[key])
                 return (f"{key}.{inner}" if inner else key), weights
     found = f"a dict with {sorted(map(str, data))[:8]}" if isinstance(data, Mapping) else type(data).__name__
-    raise ValueError(f"no state_dict in the checkpoint: expected weights or one of {', '.join(WRAPPER_KEYS)}, found {found}")
+    raise ValueError(
+        f"no state_dict in the checkpoint: expected weights or one of {', '.join(WRAPPER_KEYS)}, found {found}"
+    )
 
 
 # Keys under which training code keeps the weights, in the order of preference.

@@ -119,14 +119,18 @@ def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
         own = {variable.name: variable for variable in layer.weights}
         name = canonical_layer_name(layer.name, is_norm="gamma" in own)
         if name is None or not set(own) <= set(ENTRIES):
-            raise ValueError(f"model={model.name!r} is not built by ResNeXt: layer {layer.name!r} has no PyTorch counterpart")
+            raise ValueError(
+                f"model={model.name!r} is not built by ResNeXt: layer {layer.name!r} has no PyTorch counterpart"
+            )
         variables |= {f"{name}.{ENTRIES[kind]}": variable for kind, variable in own.items()}
     return variables
 
 
 def _assign(model: keras.Model, entries: Mapping[str, tuple[str, np.ndarray]]) -> None:
     variables = model_variables(model)
-    unexpected = [original for name, (original, _) in entries.items() if name not in variables and not _left_out(name, variables)]
+    unexpected = [
+        original for name, (original, _) in entries.items() if name not in variables and not _left_out(name, variables)
+    ]
     missing = [name for name in variables if name not in entries]
     converted, misshaped = {}, []
     for name, variable in variables.items():
