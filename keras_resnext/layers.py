@@ -102,6 +102,7 @@ class GroupedConv2D(keras.layers.Conv2D):
         self.supports_jit = not _tensorflow_on_cpu()
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        kernel = ops.convert_to_tensor(kernel)
         if self.data_format == "channels_first" and keras.backend.backend() == "tensorflow":
             # TensorFlow's CPU kernels know channels_last alone.
             outputs = self._convolve(ops.transpose(inputs, (0, 2, 3, 1)), kernel, "channels_last")
@@ -212,6 +213,7 @@ def _grouped_tensorflow(
 
         return forward(x, k), gradient
 
+    kernel = tf.convert_to_tensor(kernel)  # a custom gradient takes no variables
     return with_merged_gradient(inputs, kernel) if _tensorflow_on_cpu() else forward(inputs, kernel)
 
 

@@ -61,7 +61,10 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    steps = {"keras_resnext": ours(arguments.batch, arguments.size), "pytorch": pytorch(arguments.batch, arguments.size)}
+    steps = {
+        "keras_resnext": ours(arguments.batch, arguments.size),
+        "pytorch": pytorch(arguments.batch, arguments.size),
+    }
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in range(arguments.rounds + 2):  # two rounds to warm up
         for name, step in steps.items():
@@ -70,7 +73,11 @@ def main() -> None:
             if round_number >= 2:
                 times[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    print(json.dumps({"seconds": times, "median": medians, "ratio": medians["keras_resnext"] / medians["pytorch"]}, indent=1))
+    print(
+        json.dumps(
+            {"seconds": times, "median": medians, "ratio": medians["keras_resnext"] / medians["pytorch"]}, indent=1
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+"""What several test files share."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def relative_error(actual: Any, expected: Any) -> float:
+    """max |a - b| / max |b|, the measure of every parity claim here."""
+    actual, expected = np.asarray(actual, "float64"), np.asarray(expected, "float64")
+    assert actual.shape == expected.shape, (actual.shape, expected.shape)
+    return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30))
+
+
+def value_and_gradients(
+    function: Callable[..., Any], arguments: Sequence[np.ndarray], upstream: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """`function(*arguments)` and the gradient of `sum(upstream * value)` with respect to each argument."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tensors = [tf.constant(a) for a in arguments]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            value = function(*tensors)
+        gradients = tape.gradient(value, tensors, tf.cast(upstream, value.dtype))
+    else:
+        import jax
+
+        value, pullback = jax.vjp(function, *[jax.numpy.asarray(a) for a in arguments])
+        gradients = pullback(jax.numpy.asarray(upstream).astype(value.dtype))
+    return keras.ops.convert_to_numpy(value), [keras.ops.convert_to_numpy(g) for g in gradients]
+
+
+def randomise(model: keras.Model, seed: int = 0) -> keras.Model:
+    """Random weights and random statistics, none at its initial value, so that nothing agrees by chance."""
+    rng = np.random.default_rng(seed)
+    for variable in model.variables:
+        shape, name = tuple(variable.shape), variable.name
+        if name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 1.5, shape))
+        elif name in ("beta", "bias", "moving_mean"):
+            variable.assign(rng.uniform(-0.5, 0.5, shape))
+        elif name == "kernel":
+            variable.assign(rng.uniform(-1, 1, shape) * (3 / np.prod(shape[:-1])) ** 0.5)
+    return model
