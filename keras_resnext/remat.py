@@ -47,20 +47,34 @@ class RematResNeXt(keras.Model):
         return self.__dict__["_remat_segments"]
 
 
+class _TrainingCall(keras.layers.Layer):
+    """Runs a function of layers under `training=True`; it has no variables and casts nothing."""
+
+    def __init__(self, body: keras.Function) -> None:
+        super().__init__(autocast=False, name="recomputed")
+        self.body = body
+
+    def call(self, x: Tensor, training: bool | None = None) -> Tensor:
+        return self.body(x)
+
+
 def _rematerialise(body: keras.Function, x: Tensor) -> Tensor:
     """`body(x)`, recomputed in the backward pass; its layers' state is updated once."""
     variables = {id(v): v for op in body.operations if isinstance(op, keras.Layer) for v in op.variables}.values()
     weights = [v for v in variables if v.trainable]
     state = [v for v in variables if not v.trainable]
-    state_values = [v.value for v in state]
+    # Values, not TensorFlow's variables: the recomputation must not see updated statistics or seeds, and a variable among
+    # the arguments would get its gradient twice.
+    weight_values, state_values = ([keras.ops.copy(v.value) for v in group] for group in (weights, state))
 
     def run(x: Tensor, *weight_values: Tensor) -> tuple[Tensor, list[Tensor]]:
         mapping = [*zip(weights, weight_values, strict=True), *zip(state, state_values, strict=True)]
         with keras.StatelessScope(state_mapping=mapping) as scope:
-            outputs = body(x)
+            # TensorFlow calls this again outside the model's call, where nothing says that this is training.
+            outputs = _TrainingCall(body)(x, training=True)
         return outputs, [scope.get_current_value(v) for v in state]
 
-    outputs, new_values = keras.remat(run)(x, *[v.value for v in weights])
+    outputs, new_values = keras.remat(run)(x, *weight_values)
     for variable, value in zip(state, new_values, strict=True):
         variable.assign(value)
     return outputs

@@ -58,6 +58,8 @@ def from_pytorch(source: Source, **options: Any) -> keras.Model:
         shapes.setdefault("layer1.0.norm1.running_mean", ())
     inferred = infer_options(shapes, avg_down)
     in_channels = inferred.pop("in_channels")
+    for per_stage in ("blocks", "strides", "dilations"):  # the caller may want the first stages alone
+        inferred[per_stage] = inferred[per_stage][: options.get("num_stages")]
     if options.get("input_tensor") is None:
         inferred["input_shape"] = (None, None, in_channels)
     if options.get("out_indices") is not None or options.get("pooling") is not None:

@@ -1,0 +1,286 @@
+"""A Keras classifier as a TensorFlow SavedModel that TF Serving runs as it is, straight from pictures."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from ..preprocessing import default_resize, imagenet_labels, preprocess_input
+
+Tensor = Any
+
+TOP = 5
+DEFAULT_SIZE = 224
+
+
+def export_saved_model(
+    model: keras.Model,
+    base_dir: str | os.PathLike[str],
+    *,
+    version: int | None = None,
+    labels: Sequence[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    resize_size: int | None = None,
+) -> Path:
+    """Writes `model` to BASE_DIR/VERSION, whole or not at all; it loads and runs where Keras is not installed.
+
+    Signatures, with N free and k = min(5, classes):
+
+    - `serving_default`: `images` float32 (N, height, width, 3), RGB 0..255, to `probabilities` (N, classes).
+    - `serving_bytes`: `image_bytes` string (N,), each a JPEG, PNG, GIF (first frame) or BMP, to `probabilities`,
+      `top_scores` (N, k), `top_classes` int32 (N, k) and `top_labels` string (N, k), best first. Pictures are resized
+      and cropped as `preprocessing.load_image` does.
+
+    Both normalise by `preprocess_input` inside the graph and answer in float32. The labels are also written to
+    `assets/labels.txt`, one a line.
+
+    Args:
+        model: functional or Sequential, (batch, height, width, 3) normalised pictures to (batch, classes). Where it
+            ends in a linear layer, a softmax is added.
+        base_dir: folder of the served model; made where it is missing.
+        version: positive number of a version that does not exist; default the highest plus one.
+        labels: one name a class. Default: the ImageNet names for 1000 classes, else "0", "1", ….
+        image_size: height and width, where the model leaves them free; default 224.
+        resize_size: shorter side before the centre crop; default height / 0.875, below 64 pixels the height itself.
+
+    Returns:
+        The folder of the version.
+
+    Raises:
+        ValueError: a model that is no such classifier, that holds XLA-compiled layers, or an argument out of range.
+        FileExistsError: the version exists already.
+        RuntimeError: Keras runs on another backend than TensorFlow.
+    """
+    classes = _check_model(model)
+    size = _image_size(model, image_size)
+    names = _check_labels(labels, classes)
+    resize = default_resize(min(size)) if resize_size is None else resize_size
+    if not _is_positive(resize) or resize < min(size):
+        raise ValueError(f"resize_size={resize_size!r} must be an integer of at least {min(size)}, the image size")
+    base = Path(base_dir)
+    _check_version(version, base)
+
+    made = [folder for folder in (base, *base.parents) if not folder.exists()]
+    # TF Serving looks at integer names alone, so nobody sees the version before the rename.
+    aside = base / f".export-{uuid.uuid4().hex}"
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        _write(model, aside, names, size, resize)
+        _refuse_xla(model, aside)
+        return _publish(aside, base, version)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def decode_picture(data: Tensor, size: tuple[int, int], resize: int) -> Tensor:
+    """Bytes of one picture to float32 (height, width, 3), RGB 0..255, in TensorFlow operations.
+
+    The picture is scaled to cover `size` with its shorter side `resize` long, then cropped in the centre, with
+    torchvision's rounding. Alpha is dropped, 16 bits are cut to 8. Fails with InvalidArgumentError on anything else.
+    """
+    import tensorflow as tf
+
+    def jpeg() -> Tensor:
+        return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")  # as Pillow and torchvision decode
+
+    def other() -> Tensor:
+        pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
+        pixels.set_shape((None, None, 3))
+        indexed = (tf.strings.substr(data, 0, 2) == b"BM") & (tf.strings.substr(data, 28, 2) == b"\x08\x00")
+        return tf.cond(indexed, lambda: _apply_bmp_palette(data, pixels), lambda: pixels)
+
+    pixels = tf.cond(tf.io.is_jpeg(data), jpeg, other)
+    pixels.set_shape((None, None, 3))
+    height, width = tf.unstack(tf.cast(tf.shape(pixels)[:2], tf.int64))
+    new_height, new_width = max(resize, size[0]), max(resize, size[1])
+    tall = height * new_width >= width * new_height
+    target = tf.where(
+        tall, [new_width * height // width, tf.constant(new_width, tf.int64)],
+        [tf.constant(new_height, tf.int64), new_height * width // height],
+    )  # fmt: skip
+    target = tf.cast(target, tf.int32)
+    resized = tf.image.resize(pixels, target, antialias=True)
+    # Pictures have whole values: rounding makes four pixels of five equal to Pillow's, none differs by more than 1.
+    resized = tf.clip_by_value(tf.round(resized), 0.0, 255.0)
+    top, left = tf.unstack(tf.cast(tf.round(tf.cast(target - size, tf.float32) / 2), tf.int32))
+    return tf.ensure_shape(resized[top : top + size[0], left : left + size[1]], (*size, 3))
+
+
+def _apply_bmp_palette(data: Tensor, indices: Tensor) -> Tensor:
+    """TensorFlow gives the indices of an 8-bit BMP as if they were grey values; this looks the colours up."""
+    import tensorflow as tf
+
+    header = tf.io.decode_raw(tf.strings.substr(data, 14, 36), tf.int32)
+    used = header[8]  # 0 stands for all
+    length = 4 * tf.where((used > 0) & (used <= 256), used, 256)
+    palette = tf.reshape(tf.io.decode_raw(tf.strings.substr(data, 14 + header[0], length), tf.uint8), (-1, 4))
+    index = tf.cast(indices[..., 0], tf.int32)
+    tf.debugging.assert_less(tf.reduce_max(index), tf.shape(palette)[0], "BMP with an index outside its palette")
+    return tf.gather(palette[:, 2::-1], index)
+
+
+def _write(model: keras.Model, path: Path, names: Sequence[str], size: tuple[int, int], resize: int) -> None:
+    import tensorflow as tf
+
+    logits = _last_activation(model) is keras.activations.linear
+
+    def probabilities(images: Tensor) -> Tensor:
+        outputs = tf.nest.flatten(model(preprocess_input(images), training=False))[0]
+        outputs = tf.cast(outputs, tf.float32)
+        return tf.nn.softmax(outputs) if logits else outputs
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *size, 3), tf.float32, "images")])  # type: ignore[untyped-decorator]
+    def serving_default(images: Tensor) -> dict[str, Tensor]:
+        return {"probabilities": probabilities(images)}
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "image_bytes")])  # type: ignore[untyped-decorator]
+    def serving_bytes(image_bytes: Tensor) -> dict[str, Tensor]:
+        images = tf.map_fn(
+            lambda data: decode_picture(data, size, resize),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec((*size, 3), tf.float32),
+        )
+        scores = probabilities(images)
+        top_scores, top_classes = tf.math.top_k(scores, min(TOP, len(names)))
+        return {
+            "probabilities": scores,
+            "top_scores": top_scores,
+            "top_classes": top_classes,
+            "top_labels": tf.gather(tf.constant(list(names)), top_classes),
+        }
+
+    module = tf.Module()
+    module.model_variables = [variable.value for variable in model.variables]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "labels.txt")
+        file.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        module.labels = tf.saved_model.Asset(str(file))
+        tf.saved_model.save(
+            module,
+            str(path),
+            signatures={"serving_default": serving_default, "serving_bytes": serving_bytes},
+            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+        )
+
+
+def _refuse_xla(model: keras.Model, path: Path) -> None:
+    """TF Serving switches XLA off and then fails every request to a function that must be compiled by it."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    functions = [
+        function.signature.name
+        for graph in saved.meta_graphs
+        for function in graph.graph_def.library.function
+        if function.attr["_XlaMustCompile"].b or any(node.attr["_XlaMustCompile"].b for node in function.node_def)
+    ]
+    if functions:
+        grouped = [
+            f"{layer.name} ({type(layer).__name__}, groups={layer.groups})"
+            for layer in model._flatten_layers()
+            if getattr(layer, "groups", 1) != 1 and type(layer).__module__.startswith("keras.")
+        ]
+        raise ValueError(
+            f"model={model.name!r} holds {len(functions)} functions that XLA must compile, which TF Serving refuses to "
+            f"run; use keras_resnext.GroupedConv2D in place of: {', '.join(grouped) or 'layers with jit_compile=True'}"
+        )
+
+
+def _publish(aside: Path, base: Path, version: int | None) -> Path:
+    while True:
+        target = base / str(_next_version(base) if version is None else version)
+        try:
+            os.rename(aside, target)
+            return target
+        except OSError:
+            # Another export may have taken the number meanwhile.
+            if not target.exists():
+                raise
+            if version is not None:
+                raise FileExistsError(f"version={version} exists already: {target}") from None
+
+
+def _next_version(base: Path) -> int:
+    return 1 + max((int(f.name) for f in base.iterdir() if f.name.isdecimal()), default=0) if base.exists() else 1
+
+
+def _check_version(version: int | None, base: Path) -> None:
+    if version is None:
+        return
+    if not _is_positive(version):
+        raise ValueError(f"version={version!r} must be a positive integer")
+    if (base / str(version)).exists():
+        raise FileExistsError(f"version={version} exists already: {base / str(version)}")
+
+
+def _check_model(model: Any) -> int:
+    """The number of classes, once `model` is known to be a classifier of RGB pictures."""
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"exporting needs Keras on TensorFlow, not {keras.backend.backend()!r}: set KERAS_BACKEND=tensorflow"
+        )
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"model must be a keras.Model; got {type(model).__name__}")
+    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
+    if not inputs or not outputs:
+        raise ValueError(f"model={model.name!r} has no known inputs: it must be functional, or a built Sequential")
+    shapes = [tuple(tensor.shape) for tensor in inputs]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][0] is not None or shapes[0][3] != 3:
+        raise ValueError(f"model={model.name!r} must take one input (None, height, width, 3); it takes {shapes}")
+    shapes = [tuple(tensor.shape) for tensor in outputs]
+    if len(shapes) != 1 or len(shapes[0]) != 2 or _last_activation(model) == "pooling":
+        raise ValueError(
+            f"model={model.name!r} must give one output (None, classes) of class scores; it gives "
+            f"{'features, ' * (len(shapes) == 1)}{shapes}"
+        )
+    return int(shapes[0][1])
+
+
+def _last_activation(model: keras.Model) -> Any:
+    """The activation of the layer that the output comes from; "pooling" for pooled features; None if there is none."""
+    tensor = model.outputs[0]
+    while True:
+        operation, node, index = tensor._keras_history
+        if isinstance(operation, keras.Model):
+            tensor = operation.outputs[index]
+        elif isinstance(operation, keras.layers.Activation) and operation.activation is keras.activations.linear:
+            tensor = operation._inbound_nodes[node].input_tensors[0]  # a cast, such as mixed precision ends in
+        elif isinstance(operation, keras.layers.GlobalAveragePooling2D | keras.layers.GlobalMaxPooling2D):
+            return "pooling"
+        else:
+            return getattr(operation, "activation", None)
+
+
+def _image_size(model: keras.Model, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
+    given = (image_size, image_size) if isinstance(image_size, int | None) else tuple(image_size)
+    if len(given) != 2 or any(side is not None and not _is_positive(side) for side in given):
+        raise ValueError(f"image_size={image_size!r} must be a positive integer or (height, width)")
+    fixed = model.inputs[0].shape[1:3]
+    if any(f is not None and g is not None and f != g for f, g in zip(fixed, given, strict=True)):
+        raise ValueError(f"image_size={image_size!r} must be {fixed}, which model={model.name!r} fixes")
+    height, width = (f or g or DEFAULT_SIZE for f, g in zip(fixed, given, strict=True))
+    return height, width
+
+
+def _check_labels(labels: Sequence[str] | None, classes: int) -> list[str]:
+    if labels is None:
+        return imagenet_labels() if classes == 1000 else [str(i) for i in range(classes)]
+    if isinstance(labels, str) or any(not isinstance(name, str) or len(name.splitlines()) != 1 for name in labels):
+        raise ValueError(f"labels={labels!r} must be a list of names, each one line")
+    if len(labels) != classes:
+        raise ValueError(f"labels has {len(labels)} names; it must have {classes}, one for each class of the model")
+    return list(labels)
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

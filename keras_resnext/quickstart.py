@@ -1,0 +1,300 @@
+"""The whole way in two minutes: train on handwritten digits, export, classify with the export and without Keras."""
+
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .model import ResNeXt
+from .preprocessing import preprocess_input
+
+SIZE = 16  # the pictures have 8x8 pixels; one stride in the first stage gives the net that size back
+BATCH_SIZE = 32
+LEARNING_RATE = 0.005
+HELD_OUT = 0.2
+SHOWN = 20
+
+# TensorFlow imports Keras where it finds it, so the process is told that there is none.
+_CLASSIFY_WITHOUT_KERAS = """
+import sys
+sys.modules["keras"] = None
+import json, pathlib
+import tensorflow as tf
+pictures = [path.read_bytes() for path in sorted(pathlib.Path(sys.argv[2]).glob("*.png"))]
+outputs = tf.saved_model.load(sys.argv[1]).signatures["serving_bytes"](image_bytes=tf.constant(pictures))
+assert not any(name.startswith("keras.") for name in sys.modules)
+answer = {"probabilities": outputs["probabilities"].numpy().tolist(),
+          "labels": [row[0].decode() for row in outputs["top_labels"].numpy()]}
+print("\\n" + json.dumps(answer))
+"""
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """What `run_quickstart` made.
+
+    Attributes:
+        accuracy: fraction of the held-out digits that the exported model classifies correctly.
+        version: folder of the SavedModel.
+        model: the .keras file.
+        picture: PNG of held-out digits with their predictions.
+        sample: PNG of one held-out digit that is classified correctly, 8x8 pixels.
+        max_difference: largest difference between the probabilities of the SavedModel and of Keras.
+        seconds: the whole run.
+    """
+
+    accuracy: float
+    version: Path
+    model: Path
+    picture: Path
+    sample: Path
+    max_difference: float
+    seconds: float
+
+
+def run_quickstart(
+    output_dir: str | Path = "savedmodels", *, epochs: int = 14, seed: int = 0, console: Console | None = None
+) -> QuickstartResult:
+    """Trains a small ResNeXt on handwritten digits, exports it, and has the export classify digits it never saw.
+
+    Writes `digits/VERSION` (the next free one), `digits.keras`, `digits.png` and `digit.png` into `output_dir`.
+    Needs no network. Seeds Python's, NumPy's and TensorFlow's random numbers.
+
+    Args:
+        output_dir: folder for the results; made where it is missing.
+        epochs: passes over the training digits, at least 1.
+        seed: of weights, order and shifts. The split into training and held-out digits is always the same.
+        console: where to print; default standard output.
+
+    Raises:
+        ValueError: epochs below 1.
+        RuntimeError: Keras runs on another backend than TensorFlow, or the export answers differently from Keras.
+    """
+    from .export import export_saved_model
+
+    if epochs < 1:
+        raise ValueError(f"epochs={epochs!r} must be at least 1")
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"exporting needs Keras on TensorFlow, not {keras.backend.backend()!r}: set KERAS_BACKEND=tensorflow"
+        )
+    started = time.monotonic()
+    console = console or Console(highlight=False)
+    output = Path(output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+
+    digits, labels = load_digits()
+    held_out = held_out_split(labels)
+    pngs = [encode_png(digit) for digit in digits]
+    images = preprocess_input(_decode(pngs))
+    console.print(f"Handwritten digits: {(~held_out).sum()} to train on, {held_out.sum()} held out.")
+
+    model = train(images[~held_out], labels[~held_out], epochs=epochs, seed=seed, console=console)
+    model.save(file := output / "digits.keras")
+    version = export_saved_model(model, output / "digits", labels=[str(digit) for digit in range(10)])
+    console.print(f"Exported [bold]{escape(str(version))}[/]; loading it in a process without Keras …")
+
+    unseen = [pngs[i] for i in np.flatnonzero(held_out)]
+    probabilities, names = _classify_without_keras(version, unseen)
+    difference = float(np.abs(probabilities - model.predict(images[held_out], verbose=0)).max())
+    if difference > 1e-4:
+        raise RuntimeError(f"{version} differs from the Keras model by {difference:.1e} in its probabilities")
+    correct = np.array(names) == labels[held_out].astype(str)
+    accuracy = float(correct.mean())
+    draw_predictions(output / "digits.png", digits[held_out], labels[held_out], probabilities)
+    (output / "digit.png").write_bytes(unseen[correct.argmax()])  # the first right one
+
+    result = QuickstartResult(
+        accuracy=accuracy,
+        version=version,
+        model=file,
+        picture=output / "digits.png",
+        sample=output / "digit.png",
+        max_difference=difference,
+        seconds=time.monotonic() - started,
+    )
+    _tell(console, result, int(correct.sum()), len(correct))
+    return result
+
+
+def load_digits() -> tuple[np.ndarray, np.ndarray]:
+    """The digits of data/LICENSE-digits.txt: uint8 pictures (1797, 8, 8) on 0..16 and uint8 labels (1797,)."""
+    with resources.files(__package__).joinpath("data/digits.npz").open("rb") as file, np.load(file) as data:
+        return data["images"], data["labels"]
+
+
+def held_out_split(labels: np.ndarray) -> np.ndarray:
+    """Mask of the digits that training never sees: the same random fifth of each class in every run."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        mask[members[: round(len(members) * HELD_OUT)]] = True
+    return mask
+
+
+def encode_png(digit: np.ndarray) -> bytes:
+    """A digit (8, 8) on 0..16 as a grey PNG file on 0..255."""
+    stream = io.BytesIO()
+    Image.fromarray(np.round(digit * (255 / 16)).astype("uint8")).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def train(images: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int, console: Console) -> keras.Model:
+    """A ResNeXt of one block a stage, fitted to (n, 16, 16, 3) normalised pictures with a progress bar."""
+    keras.utils.set_random_seed(seed)
+    model = ResNeXt(
+        groups=8, width_per_group=4, blocks=(1, 1, 1), strides=(2, 2, 2), stem="cifar", stem_channels=16,
+        base_channels=16, classes=10, input_shape=(SIZE, SIZE, 3), name="digits_resnext",
+    )  # fmt: skip
+    data = _ShiftedDigits(images, labels, seed)
+    steps = len(data) * epochs
+    rate = keras.optimizers.schedules.CosineDecay(
+        LEARNING_RATE / 20, max(steps - len(data), 1), warmup_target=LEARNING_RATE, warmup_steps=len(data)
+    )
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=0.01)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    columns = (
+        TextColumn("[bold]Training[/] {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        model.fit(data, epochs=epochs, verbose=0, callbacks=[_ProgressBar(progress, epochs, len(data))])
+    return model
+
+
+class _ShiftedDigits(keras.utils.PyDataset):
+    """Batches in a new order every epoch, each picture shifted by up to one pixel of its 8x8 original."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, seed: int) -> None:
+        super().__init__()
+        self.images, self.labels = images, labels
+        self.rng = np.random.default_rng(seed)
+        self.order = self.rng.permutation(len(labels))
+
+    def __len__(self) -> int:
+        return len(self.labels) // BATCH_SIZE
+
+    def on_epoch_end(self) -> None:
+        self.order = self.rng.permutation(len(self.labels))
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = self.order[index * BATCH_SIZE : (index + 1) * BATCH_SIZE]
+        reach = SIZE // 8
+        padded = np.pad(self.images[chosen], ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+        shifts = self.rng.integers(0, 2 * reach + 1, (len(chosen), 2))
+        crops = [image[y : y + SIZE, x : x + SIZE] for image, (y, x) in zip(padded, shifts, strict=True)]
+        return np.stack(crops), self.labels[chosen]
+
+
+class _ProgressBar(keras.callbacks.Callback):
+    """Shows epoch, loss and accuracy beside a bar of all steps."""
+
+    def __init__(self, progress: Progress, epochs: int, steps: int) -> None:
+        super().__init__()
+        self.progress, self.epochs, self.epoch = progress, epochs, 0
+        self.task = progress.add_task(f"epoch  1/{epochs}", total=epochs * steps)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.epoch = epoch + 1
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = logs or {}
+        text = f"epoch {self.epoch:2}/{self.epochs}  loss {logs['loss']:.3f}  accuracy {logs['accuracy']:6.1%}"
+        self.progress.update(self.task, advance=1, description=text)
+
+
+def _decode(pngs: Sequence[bytes]) -> np.ndarray:
+    """Pictures (n, 16, 16, 3) on 0..255, exactly as the exported model will see them."""
+    import tensorflow as tf
+
+    from .export.saved_model import decode_picture
+
+    decode: Callable[[Any], Any] = tf.function(
+        lambda data: tf.map_fn(lambda one: decode_picture(one, (SIZE, SIZE), SIZE), data, fn_output_signature="float32")
+    )
+    return decode(tf.constant(list(pngs))).numpy()
+
+
+def _classify_without_keras(version: Path, pngs: Sequence[bytes]) -> tuple[np.ndarray, list[str]]:
+    """Probabilities (n, 10) and best labels that the SavedModel's `serving_bytes` gives in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        for i, png in enumerate(pngs):
+            Path(folder, f"{i:05}.png").write_bytes(png)
+        process = subprocess.run(
+            [sys.executable, "-c", _CLASSIFY_WITHOUT_KERAS, str(version), folder],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    if process.returncode:
+        raise RuntimeError(f"{version} does not run without Keras: {process.stderr[-1000:]}")
+    answer = json.loads(process.stdout.splitlines()[-1])
+    return np.array(answer["probabilities"]), answer["labels"]
+
+
+def draw_predictions(path: Path, digits: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> None:
+    """Writes a PNG of up to 20 digits (n, 8, 8) with the predicted class and its probability; wrong ones in red.
+
+    The wrong ones come first, up to a quarter of the places: they are the interesting ones.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    predicted = probabilities.argmax(axis=1)
+    wrong, right = np.flatnonzero(predicted != labels), np.flatnonzero(predicted == labels)
+    right = np.random.default_rng(0).permutation(right)
+    chosen = np.concatenate([wrong[: SHOWN // 4], right])[:SHOWN]
+    figure = Figure(figsize=(9, 8.4), facecolor="white", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    FigureCanvasAgg(figure)
+    figure.suptitle(
+        f"Held-out digits, classified by the SavedModel: {len(right)} of {len(labels)} right "
+        f"({len(right) / len(labels):.1%})",
+        fontsize=13,
+    )
+    for axis, i in zip(figure.subplots(4, 5).flat, chosen, strict=False):
+        bad = predicted[i] != labels[i]
+        colour = "#c62828" if bad else "#2e7d32"
+        axis.imshow(digits[i], cmap="gray_r", vmin=0, vmax=16)
+        text = f"{predicted[i]}   {probabilities[i].max():.0%}" + (f"   (is {labels[i]})" if bad else "")
+        axis.set_title(text, color=colour, fontsize=12, fontweight="bold" if bad else "normal")
+        axis.set(xticks=[], yticks=[])
+        for spine in axis.spines.values():
+            spine.set(color=colour, linewidth=2.5 if bad else 1)
+    figure.savefig(path, dpi=100)
+
+
+def _tell(console: Console, result: QuickstartResult, correct: int, count: int) -> None:
+    console.print(
+        f"[bold green]{correct} of {count} held-out digits right ({result.accuracy:.1%})[/], as PNG files through "
+        f"serving_bytes, without Keras; probabilities equal to Keras's to {result.max_difference:.0e}.",
+        soft_wrap=True,
+    )
+    for what, path in (("SavedModel", result.version), ("Keras model", result.model), ("Picture", result.picture)):
+        console.print(f"  {what:12} {escape(str(path))}", soft_wrap=True)
+    console.print(f"Done in {result.seconds:.0f} s. Next:")
+    for command in (
+        f"keras-resnext predict {result.model} {result.sample}",
+        f"keras-resnext export {result.model} {result.version.parent}",
+        "keras-resnext predict resnext50_32x4d.pth cat.jpg      # any PyTorch ResNeXt checkpoint of yours",
+        "python -c \"import keras_resnext; keras_resnext.from_pytorch('resnext50_32x4d.pth').summary()\"",
+    ):
+        console.print(f"  {command}", markup=False, soft_wrap=True)

@@ -1,0 +1,30 @@
+"""The same layers, models and training on Keras's JAX backend, in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "selection"),
+    [
+        ("test_layers.py", "not xla"),
+        ("test_model.py", "errors or saves_loads or mixed or counts_with or feature_maps"),
+        ("test_training.py", ""),
+    ],
+)
+def test_on_jax(file, selection):
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / file), "-k", selection],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]

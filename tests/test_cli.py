@@ -1,0 +1,137 @@
+"""The command line as a user meets it: real processes' output and exit codes."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from keras_resnext import ResNeXt, cli
+from tests import references
+
+
+def run(*arguments, capsys):
+    """(exit code, standard output, standard error) of the command line in this process."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return stop.value.code or 0, captured.out, captured.err
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 100, 3), "uint8")).save(path)
+    return path
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A small .keras file with seven classes."""
+    path = tmp_path / "small.keras"
+    options = dict(blocks=(1, 1, 1), stem="cifar", groups=4, width_per_group=4, base_channels=8, classes=7)
+    ResNeXt(**options, input_shape=(32, 32, 3)).save(path)
+    return path
+
+
+def test_list(capsys):
+    code, out, _ = run("list", capsys=capsys)
+    assert code == 0
+    assert "resnext101_64x4d" in out
+    assert "25.0 M" in out
+
+
+def test_predict_with_a_keras_file(saved, picture, tmp_path, capsys):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join("abcdefg"))
+    code, out, err = run("predict", saved, picture, "--labels", labels, "--top", 3, capsys=capsys)
+    assert (code, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()[1:] if "%" in line]
+    assert len(rows) == 3
+    assert {row[-2] for row in rows} < set("abcdefg")
+
+
+def test_predict_with_a_pytorch_checkpoint(picture, tmp_path, capsys):
+    import torchvision
+
+    block = torchvision.models.resnet.Bottleneck
+    module = torchvision.models.ResNet(block, [1, 1, 1, 1], groups=4, width_per_group=4)
+    torch.save(references.randomise(module).state_dict(), tmp_path / "m.pth")
+    code, out, _ = run("predict", tmp_path / "m.pth", picture, capsys=capsys)
+    assert code == 0
+    from torchvision import transforms
+
+    steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()]
+    steps.append(transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    with torch.no_grad():
+        scores = module(transforms.Compose(steps)(Image.open(picture))[None]).softmax(1)[0]
+    from keras_resnext.preprocessing import imagenet_labels
+
+    best = [imagenet_labels()[i] for i in scores.argsort(descending=True)[:5]]
+    positions = [out.index(f" {name} ") for name in best]
+    assert positions == sorted(positions)
+
+
+def test_export_and_its_errors(saved, tmp_path, capsys):
+    code, out, _ = run("export", saved, tmp_path / "served", capsys=capsys)
+    assert code == 0
+    assert (tmp_path / "served" / "1" / "saved_model.pb").is_file()
+    assert str(tmp_path / "served" / "1") in out.replace("\n", "")
+    code, _, err = run("export", saved, tmp_path / "served", "--version", 1, capsys=capsys)
+    assert (code, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "resnext51", "{picture}"], "MODEL='resnext51' is neither a file ending in .keras"),
+        (["predict", "none.keras", "{picture}"], "MODEL='none.keras': there is no such file"),
+        (["predict", "{text}.pth", "{picture}"], ".pth"),
+        (["predict", "{text}.keras", "{picture}"], "is no readable .keras file"),
+        (["predict", "{saved}", "none.png"], "image='none.png': there is no such file"),
+        (["predict", "{saved}", "{text}.pth"], "is no picture"),
+        (["predict", "{saved}", "{picture}", "--labels", "{text}.pth"], "labels has 1 names and the model 7 classes"),
+        (["predict", "{saved}", "{picture}", "--labels", "{picture}"], "is no UTF-8 text"),
+        (["export", "{saved}", "{folder}/out", "--labels", "{text}.pth"], "labels"),
+        (["export", "{saved}", "{folder}/out", "--version", "0"], "version"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, saved, picture, tmp_path, capsys):
+    for suffix in (".pth", ".keras"):
+        (tmp_path / f"text{suffix}").write_text("no checkpoint")
+    places = dict(picture=picture, saved=saved, text=tmp_path / "text", folder=tmp_path)
+    code, out, err = run(*[a.format(**places) for a in arguments], capsys=capsys)
+    assert code == 2
+    assert (out, err.count("\n")) == ("", 1), err
+    assert err.startswith("keras-resnext: ")
+    assert message in err
+    assert not (tmp_path / "out" / "1").exists()
+
+
+def test_as_a_process(tmp_path):
+    """The installed command: help at once, unknown verbs and bad files without a traceback."""
+    command = [sys.executable.replace("python3", "python").rsplit("/", 1)[0] + "/keras-resnext"]
+    helped = subprocess.run([*command, "--help"], capture_output=True, text=True)
+    assert helped.returncode == 0
+    for verb in ("list", "predict", "export", "quickstart"):
+        assert verb in helped.stdout
+    for arguments in (["frobnicate"], ["predict", "x.keras", "y.png"], ["predict"]):
+        failed = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path)
+        assert failed.returncode == 2
+        assert "Traceback" not in failed.stderr + failed.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_loads_no_framework():
+    code = "import sys; sys.argv[0] = 'keras-resnext'; import keras_resnext.cli; print('keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_a_model_without_head_is_refused(picture, tmp_path, capsys):
+    keras.Model(*(lambda x: (x, keras.layers.ReLU()(x)))(keras.Input((32, 32, 3)))).save(tmp_path / "m.keras")
+    code, _, err = run("predict", tmp_path / "m.keras", picture, capsys=capsys)
+    assert code == 2
+    assert "gives feature maps, no class scores" in err
