@@ -244,6 +244,10 @@ class StochasticDepth(keras.layers.Dropout):
         kwargs.pop("noise_shape", None)
         super().__init__(rate, noise_shape=(None, 1, 1, 1), seed=seed, **kwargs)
 
+    # Dropout's own default, False, would be recorded in functional models as if the user had asked for inference.
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        return super().call(inputs, training=bool(training))
+
 
 @keras.saving.register_keras_serializable(package="keras_resnext")
 class CeilAveragePooling2D(keras.layers.Layer):

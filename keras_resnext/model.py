@@ -147,13 +147,13 @@ def ResNeXt(
             f"deep_stem=True needs stem='imagenet' ({stem!r} given) and even stem_channels ({stem_channels})"
         )
     conv_type = CONV_TYPES[read_conv_cfg(conv_cfg, tuple(CONV_TYPES))]
-    prefix, make_norm = read_norm_cfg(norm_cfg)
+    prefix, make_norm = read_norm_cfg(norm_cfg, norm_eval)
     widths = [(groups * width_per_group if groups > 1 else base_channels) * 2**stage for stage in range(num_stages)]
     outputs_per_stage = [base_channels * EXPANSION * 2**stage for stage in range(num_stages)]
     check_norm_groups(norm_cfg, [stem_channels // 2] * deep_stem + [stem_channels, *widths, *outputs_per_stage])
 
     conv = partial(_conv, conv_type)
-    norm = partial(_norm, make_norm, prefix == "bn" and norm_eval)
+    norm = partial(_norm, make_norm)
     image = _image(input_tensor, input_shape, include_top, stem)
 
     if stem == "cifar":
@@ -285,9 +285,8 @@ def _conv(
     )(x)
 
 
-def _norm(make_norm: NormFactory, frozen_statistics: bool, x: Tensor, *, name: str, zero: bool = False) -> Tensor:
-    layer = make_norm(gamma_initializer="zeros" if zero else "ones", name=name)
-    return layer(x, training=False) if frozen_statistics else layer(x)
+def _norm(make_norm: NormFactory, x: Tensor, *, name: str, zero: bool = False) -> Tensor:
+    return make_norm(gamma_initializer="zeros" if zero else "ones", name=name)(x)
 
 
 def _bottleneck(

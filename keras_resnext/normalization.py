@@ -37,6 +37,8 @@ class BatchNorm(_FreezableAffine, keras.layers.BatchNormalization):
         momentum: of the moving statistics in Keras's sense (PyTorch's 0.1 is 0.9 here).
         epsilon: added to the variance.
         affine_trainable: whether gamma and beta learn.
+        use_moving_statistics: normalise with the moving statistics in training too and leave them as they are
+            (mmcls's `norm_eval`).
         synchronized: statistics over all replicas. Without effect on JAX, whose sharded arrays are whole already.
     """
 
@@ -45,16 +47,19 @@ class BatchNorm(_FreezableAffine, keras.layers.BatchNormalization):
         momentum: float = 0.9,
         epsilon: float = 1e-5,
         affine_trainable: bool = True,
+        use_moving_statistics: bool = False,
         synchronized: bool = False,
         **kwargs: Any,
     ) -> None:
         on_tensorflow = keras.backend.backend() == "tensorflow"
         super().__init__(momentum=momentum, epsilon=epsilon, synchronized=synchronized and on_tensorflow, **kwargs)
         self.affine_trainable = affine_trainable
+        self.use_moving_statistics = use_moving_statistics
         self._synchronized_if_possible = synchronized
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
-        if not training or not self.trainable or mask is not None or self.renorm:
+        training = bool(training) and self.trainable and not self.use_moving_statistics
+        if not training or mask is not None or self.renorm:
             return super().call(inputs, training=training, mask=mask)
         if self._is_fusable(inputs):
             return self._call_fused(inputs)
@@ -94,7 +99,11 @@ class BatchNorm(_FreezableAffine, keras.layers.BatchNormalization):
         return ops.cast(outputs, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "synchronized": self._synchronized_if_possible}
+        return {
+            **super().get_config(),
+            "use_moving_statistics": self.use_moving_statistics,
+            "synchronized": self._synchronized_if_possible,
+        }
 
 
 @keras.saving.register_keras_serializable(package="keras_resnext")
@@ -127,12 +136,13 @@ NORM_TYPES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def read_norm_cfg(norm_cfg: Mapping[str, Any] | None) -> tuple[str, NormFactory]:
+def read_norm_cfg(norm_cfg: Mapping[str, Any] | None, norm_eval: bool = False) -> tuple[str, NormFactory]:
     """Turns mmcls's `norm_cfg` into (name prefix, factory of the layer taking Keras's layer options).
 
     Args:
         norm_cfg: `{"type": "BN" | "SyncBN" | "GN" | "LN", "eps": 1e-5, "momentum": 0.1, "requires_grad": True,
             "num_groups": …}`; None is BN. `momentum` is meant as in PyTorch: the share of the new batch.
+        norm_eval: BatchNorm normalises with its moving statistics in training too; of no effect on others.
 
     Raises:
         ValueError: unknown type or key, GN without num_groups, a number out of range.
@@ -157,7 +167,7 @@ def read_norm_cfg(norm_cfg: Mapping[str, Any] | None) -> tuple[str, NormFactory]
     momentum = cfg.get("momentum", 0.1)
     if not 0 <= momentum <= 1:
         raise ValueError(f"norm_cfg={norm_cfg!r}: momentum must lie in 0..1")
-    options |= {"momentum": 1 - momentum, "synchronized": kind == "SyncBN"}
+    options |= {"momentum": 1 - momentum, "synchronized": kind == "SyncBN", "use_moving_statistics": norm_eval}
     return prefix, lambda **kwargs: BatchNorm(**options, **kwargs)
 
 
