@@ -98,7 +98,8 @@ def ResNeXt(
         num_stages: 1 to 4. `strides` and `dilations` have one entry a stage.
         strides: of the first block of each stage.
         dilations: of every 3x3 of the stage, the first block's included. Strides are never turned into dilation.
-        out_indices: with `include_top=False`, the stages (from 0) whose maps are returned as an ascending list.
+        out_indices: with `include_top=False`, the stages (from 0) whose maps are returned as an ascending list; Keras
+            unpacks a list of one.
         style: "pytorch" strides in the 3x3, "caffe" in the first 1x1.
         deep_stem: three 3x3 convolutions for the 7x7 (arXiv 1812.01187).
         avg_down: average pooling before the 1x1 of strided shortcuts (arXiv 1812.01187).

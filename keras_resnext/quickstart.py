@@ -1,6 +1,5 @@
 """The whole way in two minutes: train on handwritten digits, export, classify with the export and without Keras."""
 
-import io
 import json
 import subprocess
 import sys
@@ -8,25 +7,22 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from .digits import draw_predictions, encode_png, held_out_split, load_digits
 from .model import ResNeXt
 from .preprocessing import preprocess_input
 
 SIZE = 16  # the pictures have 8x8 pixels; one stride in the first stage gives the net that size back
 BATCH_SIZE = 32
 LEARNING_RATE = 0.005
-HELD_OUT = 0.2
-SHOWN = 20
 
 # TensorFlow imports Keras where it finds it, so the process is told that there is none.
 _CLASSIFY_WITHOUT_KERAS = """
@@ -131,29 +127,6 @@ def run_quickstart(
     return result
 
 
-def load_digits() -> tuple[np.ndarray, np.ndarray]:
-    """The digits of data/LICENSE-digits.txt: uint8 pictures (1797, 8, 8) on 0..16 and uint8 labels (1797,)."""
-    with resources.files(__package__).joinpath("data/digits.npz").open("rb") as file, np.load(file) as data:
-        return data["images"], data["labels"]
-
-
-def held_out_split(labels: np.ndarray) -> np.ndarray:
-    """Mask of the digits that training never sees: the same random fifth of each class in every run."""
-    rng = np.random.default_rng(0)
-    mask = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        mask[members[: round(len(members) * HELD_OUT)]] = True
-    return mask
-
-
-def encode_png(digit: np.ndarray) -> bytes:
-    """A digit (8, 8) on 0..16 as a grey PNG file on 0..255."""
-    stream = io.BytesIO()
-    Image.fromarray(np.round(digit * (255 / 16)).astype("uint8")).save(stream, "PNG")
-    return stream.getvalue()
-
-
 def train(images: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int, console: Console) -> keras.Model:
     """A ResNeXt of one block a stage, fitted to (n, 16, 16, 3) normalised pictures with a progress bar."""
     keras.utils.set_random_seed(seed)
@@ -224,7 +197,7 @@ def _decode(pngs: Sequence[bytes]) -> np.ndarray:
     """Pictures (n, 16, 16, 3) on 0..255, exactly as the exported model will see them."""
     import tensorflow as tf
 
-    from .export.saved_model import decode_picture
+    from .export.pictures import decode_picture
 
     decode: Callable[[Any], Any] = tf.function(
         lambda data: tf.map_fn(lambda one: decode_picture(one, (SIZE, SIZE), SIZE), data, fn_output_signature="float32")
@@ -248,38 +221,6 @@ def _classify_without_keras(version: Path, pngs: Sequence[bytes]) -> tuple[np.nd
         raise RuntimeError(f"{version} does not run without Keras: {process.stderr[-1000:]}")
     answer = json.loads(process.stdout.splitlines()[-1])
     return np.array(answer["probabilities"]), answer["labels"]
-
-
-def draw_predictions(path: Path, digits: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> None:
-    """Writes a PNG of up to 20 digits (n, 8, 8) with the predicted class and its probability; wrong ones in red.
-
-    The wrong ones come first, up to a quarter of the places: they are the interesting ones.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    predicted = probabilities.argmax(axis=1)
-    wrong, right = np.flatnonzero(predicted != labels), np.flatnonzero(predicted == labels)
-    right = np.random.default_rng(0).permutation(right)
-    chosen = np.concatenate([wrong[: SHOWN // 4], right])[:SHOWN]
-    figure = Figure(figsize=(9, 8.4), facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
-    FigureCanvasAgg(figure)
-    figure.suptitle(
-        f"Held-out digits, classified by the SavedModel: {len(right)} of {len(labels)} right "
-        f"({len(right) / len(labels):.1%})",
-        fontsize=13,
-    )
-    for axis, i in zip(figure.subplots(4, 5).flat, chosen, strict=False):
-        bad = predicted[i] != labels[i]
-        colour = "#c62828" if bad else "#2e7d32"
-        axis.imshow(digits[i], cmap="gray_r", vmin=0, vmax=16)
-        text = f"{predicted[i]}   {probabilities[i].max():.0%}" + (f"   (is {labels[i]})" if bad else "")
-        axis.set_title(text, color=colour, fontsize=12, fontweight="bold" if bad else "normal")
-        axis.set(xticks=[], yticks=[])
-        for spine in axis.spines.values():
-            spine.set(color=colour, linewidth=2.5 if bad else 1)
-    figure.savefig(path, dpi=100)
 
 
 def _tell(console: Console, result: QuickstartResult, correct: int, count: int) -> None:

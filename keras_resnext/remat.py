@@ -63,8 +63,8 @@ def _rematerialise(body: keras.Function, x: Tensor) -> Tensor:
     variables = {id(v): v for op in body.operations if isinstance(op, keras.Layer) for v in op.variables}.values()
     weights = [v for v in variables if v.trainable]
     state = [v for v in variables if not v.trainable]
-    # Values, not TensorFlow's variables: the recomputation must not see updated statistics or seeds, and a variable among
-    # the arguments would get its gradient twice.
+    # Values, not TensorFlow's variables: the recomputation must not see updated statistics or seeds, and a variable
+    # among the arguments would get its gradient twice.
     weight_values, state_values = ([keras.ops.copy(v.value) for v in group] for group in (weights, state))
 
     def run(x: Tensor, *weight_values: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -14,8 +14,15 @@ settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)
-def _clean_session():
-    """Frees what the last test built: the big models would fill the memory together."""
+def _clean_session(request):
+    """Frees what the last test built where that is much: the big models would fill the memory together."""
+    yield
+    if request.node.get_closest_marker("slow"):
+        keras.backend.clear_session()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _clean_session_after_file():
     yield
     keras.backend.clear_session()
 

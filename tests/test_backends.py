@@ -15,8 +15,8 @@ HERE = Path(__file__).parent
     ("file", "selection"),
     [
         ("test_layers.py", "not xla"),
-        ("test_model.py", "errors or saves_loads or mixed or counts_with or feature_maps"),
-        ("test_training.py", ""),
+        ("test_model.py", "saves_loads or mixed or feature_maps"),
+        ("test_training.py", "checkpointing or norm_eval or deep_stem"),
     ],
 )
 def test_on_jax(file, selection):

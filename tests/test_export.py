@@ -246,7 +246,7 @@ def test_formats(model: keras.Model, signatures: Any, data: bytes, expected: Any
 
 @pytest.mark.parametrize("size", [(SIZE, SIZE), (3, 5), (40, 31), (31, 40), (1, 1), (200, 16)])
 def test_resizes_as_load_image_does(size: tuple[int, int]) -> None:
-    from keras_resnext.export.saved_model import decode_picture
+    from keras_resnext.export.pictures import decode_picture
 
     data = encoded(pictures(1, *size)[0], "PNG")
     ours = decode_picture(tf.constant(data), (SIZE, SIZE), SIZE).numpy()
@@ -255,7 +255,7 @@ def test_resizes_as_load_image_does(size: tuple[int, int]) -> None:
 
 
 def test_crops_large_pictures_as_load_image_does() -> None:
-    from keras_resnext.export.saved_model import decode_picture
+    from keras_resnext.export.pictures import decode_picture
 
     data = encoded(pictures(1, 301, 403)[0], "PNG")
     ours = decode_picture(tf.constant(data), (224, 224), 256).numpy()

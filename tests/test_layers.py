@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_resnext import layers as L
+from keras_resnext import layers
 from keras_resnext.normalization import BatchNorm, GroupNorm, LayerNorm
 from tests.support import relative_error, value_and_gradients
 
@@ -58,7 +58,7 @@ def layer_and_data(c, lowering, dtype="float32"):
     rng = np.random.default_rng(c["seed"])
     x = rng.standard_normal((c["batch"], *c["size"], c["channels"])).astype(dtype)
     kernel = rng.standard_normal((*c["kernel"], c["channels"] // c["groups"], c["filters"])).astype(dtype)
-    layer = L.GroupedConv2D(
+    layer = layers.GroupedConv2D(
         c["filters"],
         c["kernel"],
         strides=c["strides"],
@@ -109,10 +109,10 @@ def test_lowerings_in_other_dtypes(dtype, lowering):
 def test_channels_first_agrees():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 9, 11, 8)).astype("float32")
-    last = L.GroupedConv2D(16, 3, strides=2, groups=4)
+    last = layers.GroupedConv2D(16, 3, strides=2, groups=4)
     expected = ops.convert_to_numpy(last(x))
     for lowering in ("grouped", "merged"):
-        first = L.GroupedConv2D(16, 3, strides=2, groups=4, data_format="channels_first", lowering=lowering)
+        first = layers.GroupedConv2D(16, 3, strides=2, groups=4, data_format="channels_first", lowering=lowering)
         first.build((None, 8, 9, 11))
         first.set_weights(last.get_weights())
         actual = ops.convert_to_numpy(first(x.transpose(0, 3, 1, 2))).transpose(0, 2, 3, 1)
@@ -122,7 +122,7 @@ def test_channels_first_agrees():
 def test_same_weights_as_conv2d_and_unknown_sizes():
     """A drop-in for Conv2D(groups=…), pictures of unknown size included."""
     inputs = keras.Input((None, None, 8))
-    model = keras.Model(inputs, L.GroupedConv2D(16, 3, groups=4, padding="same", lowering="merged")(inputs))
+    model = keras.Model(inputs, layers.GroupedConv2D(16, 3, groups=4, padding="same", lowering="merged")(inputs))
     plain = keras.layers.Conv2D(16, 3, groups=4, padding="same")
     x = np.random.default_rng(0).standard_normal((2, 7, 9, 8)).astype("float32")
     plain.build(x.shape)
@@ -135,25 +135,25 @@ def test_same_weights_as_conv2d_and_unknown_sizes():
     [(32, 128, 128, 8), (32, 1024, 1024, 1), (64, 256, 256, 8), (32, 32, 32, 32), (6, 24, 24, 6), (5, 80, 80, 1)],
 )
 def test_merged_groups(groups, channels, filters, joined):
-    assert L.merged_groups(groups, channels, filters) == joined
+    assert layers.merged_groups(groups, channels, filters) == joined
 
 
 def test_unknown_lowering_and_groups_that_do_not_divide():
     with pytest.raises(ValueError, match=r"lowering='fast' is unknown; choose one of auto, grouped, merged"):
-        L.GroupedConv2D(8, 3, lowering="fast")
+        layers.GroupedConv2D(8, 3, lowering="fast")
     with pytest.raises(ValueError, match="groups"):
-        L.GroupedConv2D(8, 3, groups=3)
+        layers.GroupedConv2D(8, 3, groups=3)
     with pytest.raises(ValueError, match="groups"):
-        L.GroupedConv2D(8, 3, groups=4).build((None, 9, 9, 6))
+        layers.GroupedConv2D(8, 3, groups=4).build((None, 9, 9, 6))
     with pytest.raises(ValueError, match=r"strides=0 must be a positive integer"):
-        L.GroupedConv2D(8, 3, strides=0)
+        layers.GroupedConv2D(8, 3, strides=0)
 
 
 @pytest.mark.skipif(not TENSORFLOW, reason="XLA wrappers are TensorFlow's")
 def test_no_xla_wrapper_and_no_xla_on_cpu():
     import tensorflow as tf
 
-    layer = L.GroupedConv2D(16, 3, strides=2, dilation_rate=2, groups=4)
+    layer = layers.GroupedConv2D(16, 3, strides=2, dilation_rate=2, groups=4)
     plain = keras.layers.Conv2D(16, 3, groups=4)
     x = tf.zeros((1, 9, 9, 8))
 
@@ -164,7 +164,7 @@ def test_no_xla_wrapper_and_no_xla_on_cpu():
 
     layer(x), plain(x)
     assert wrapped(plain) > 0  # what this project is for
-    for lowering in L.LOWERINGS:
+    for lowering in layers.LOWERINGS:
         layer.lowering = lowering
         assert wrapped(layer) == 0
     assert layer.supports_jit is False
@@ -176,7 +176,7 @@ def test_no_xla_wrapper_and_no_xla_on_cpu():
 def test_weight_standardisation_is_mmcv_s():
     rng = np.random.default_rng(0)
     x, kernel = rng.standard_normal((2, 8, 8, 6)), rng.standard_normal((3, 3, 3, 4))
-    layer = L.WSConv2D(4, 3, groups=2, use_bias=False)
+    layer = layers.WSConv2D(4, 3, groups=2, use_bias=False)
     layer.build(x.shape)
     layer.set_weights([kernel])
     weight = torch.tensor(kernel.transpose(3, 2, 0, 1))
@@ -189,7 +189,7 @@ def test_weight_standardisation_is_mmcv_s():
 @given(st.integers(1, 4), st.integers(5, 13), st.integers(5, 13))
 def test_ceil_average_pooling(size, height, width):
     x = np.random.default_rng(0).standard_normal((2, height, width, 3)).astype("float32")
-    layer = L.CeilAveragePooling2D(size)
+    layer = layers.CeilAveragePooling2D(size)
     pool = torch.nn.AvgPool2d(size, size, ceil_mode=True, count_include_pad=False)
     expected = pool(torch.tensor(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     actual = ops.convert_to_numpy(layer(x))
@@ -198,7 +198,7 @@ def test_ceil_average_pooling(size, height, width):
 
 
 def test_stochastic_depth_drops_whole_samples():
-    layer = L.StochasticDepth(0.25, seed=1)
+    layer = layers.StochasticDepth(0.25, seed=1)
     x = np.ones((400, 2, 3, 4), "float32")
     y = ops.convert_to_numpy(layer(x, training=True)).reshape(400, -1)
     assert np.all(y == y[:, :1])
@@ -267,10 +267,10 @@ def test_group_and_layer_norm_are_pytorch_s(groups):
 @pytest.mark.parametrize(
     "layer",
     [
-        L.GroupedConv2D(8, 3, strides=2, dilation_rate=2, groups=4, lowering="merged", use_bias=False),
-        L.WSConv2D(8, (1, 3), groups=2),
-        L.StochasticDepth(0.2, seed=3),
-        L.CeilAveragePooling2D(3),
+        layers.GroupedConv2D(8, 3, strides=2, dilation_rate=2, groups=4, lowering="merged", use_bias=False),
+        layers.WSConv2D(8, (1, 3), groups=2),
+        layers.StochasticDepth(0.2, seed=3),
+        layers.CeilAveragePooling2D(3),
         BatchNorm(synchronized=True, momentum=0.8),
         GroupNorm(4),
         LayerNorm(epsilon=1e-6),

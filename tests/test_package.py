@@ -36,7 +36,7 @@ def test_unknown_names_are_attribute_errors():
 
 
 def test_importing_registers_what_saved_models_need():
-    names = "import keras_resnext, keras; print(*[k for k in keras.saving.get_custom_objects() if k.startswith('keras_resnext>')])"
+    names = "import keras_resnext, keras; print(*keras.saving.get_custom_objects())"
     assert {"keras_resnext>GroupedConv2D", "keras_resnext>BatchNorm", "keras_resnext>RematResNeXt"} <= set(
         python(names).split()
     )
@@ -86,7 +86,8 @@ ALLOWED = {
     "prediction": {"architectures", "model", "preprocessing", "pretrained", "pytorch"},
     "pytorch": {"architectures", "options", "model", "pytorch"},
     "export": {"preprocessing", "export"},
-    "quickstart": {"model", "preprocessing", "export"},
+    "digits": set(),
+    "quickstart": {"digits", "model", "preprocessing", "export"},
 }
 
 
@@ -110,4 +111,4 @@ def test_modules_import_only_downwards():
 
 def test_modules_are_small():
     sizes = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
-    assert not {name: size for name, size in sizes.items() if size > 400}
+    assert not {name: size for name, size in sizes.items() if size > 370}

@@ -10,8 +10,9 @@ from PIL import Image
 from rich.console import Console
 
 from keras_resnext import quickstart
+from keras_resnext.digits import encode_png, held_out_split, load_digits
 from keras_resnext.preprocessing import load_image, preprocess_input
-from keras_resnext.quickstart import QuickstartResult, encode_png, held_out_split, load_digits, run_quickstart
+from keras_resnext.quickstart import QuickstartResult, run_quickstart
 
 pytest.importorskip("tensorflow")
 if keras.backend.backend() != "tensorflow":

@@ -163,7 +163,7 @@ def test_other_float_types_are_cast(tiny, dtype, tmp_path):
             lambda s: {"epoch": 3, "optimizer": {}},
             r"expected weights or one of state_dict, model, .* found a dict with",
         ),
-        (lambda s: {k: v for k, v in s.items() if "conv1.weight" != k}, "it has no conv1.weight"),
+        (lambda s: {k: v for k, v in s.items() if k != "conv1.weight"}, "it has no conv1.weight"),
         (lambda s: {k: v for k, v in s.items() if not k.startswith("layer2")}, "in 1 to 4 stages, found"),
         (lambda s: {k: v for k, v in s.items() if "running" not in k}, "pass norm_cfg="),
         (lambda s: {**s, "conv1.weight": np.zeros((64, 3, 5, 5))}, "conv1 has a 5x5 kernel"),
