@@ -4,6 +4,7 @@ Keras's `RematScope` does not survive functional models, so the model itself run
 layers, their names and the saved files are the same as without it.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -23,12 +24,12 @@ class RematResNeXt(keras.Model):
         if not training:
             return super().call(inputs, training=training, mask=mask)
         stem, blocks, head = self._segments()
-        x = stem(inputs)
+        x = _train(stem, inputs)
         kept = [x]
         for body, relu in blocks:
             x = relu(_rematerialise(body, x))
             kept.append(x)
-        return head(kept)
+        return _train(head, kept)
 
     def _segments(self) -> tuple[keras.Function, list[tuple[keras.Function, keras.Function]], keras.Function]:
         """(stem, [(block up to its sum, ReLU)], head) over the model's own layers, made once."""
@@ -47,15 +48,54 @@ class RematResNeXt(keras.Model):
         return self.__dict__["_remat_segments"]
 
 
-class _TrainingCall(keras.layers.Layer):
-    """Runs a function of layers under `training=True`; it has no variables and casts nothing."""
+def _recomputed(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`keras.remat`, with an order on JAX that its CPU compiler respects.
 
-    def __init__(self, body: keras.Function) -> None:
-        super().__init__(autocast=False, name="recomputed")
-        self.body = body
+    XLA's CPU scheduler runs what `jax.checkpoint` recomputes as soon as its inputs are there, long before the gradient
+    needs it, and so keeps everything alive after all. Here the recomputation's input depends on the gradient, as in
+    TensorFlow's `recompute_grad`.
+    """
+    if keras.backend.backend() != "jax":
+        return keras.remat(function)
+    import jax
+    from jax import numpy as jnp
+
+    @jax.custom_vjp
+    def run(x: Tensor, *weights: Tensor) -> Tensor:
+        return function(x, *weights)
+
+    def forward(*arguments: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return function(*arguments), arguments
+
+    def backward(arguments: tuple[Tensor, ...], upstream: Tensor) -> tuple[Tensor, ...]:
+        first = jnp.ravel(upstream[0])[0]
+        zero = jnp.where(first == first, 0, jnp.nan)  # nothing that a compiler can fold away
+        x, *weights = arguments
+        _, pullback = jax.vjp(function, x + zero.astype(x.dtype), *weights)
+        return pullback(upstream)
+
+    run.defvjp(forward, backward)
+    return run
+
+
+class _Run(keras.layers.Layer):
+    """Runs a function of layers as one layer; it has no variables and casts nothing."""
+
+    def __init__(self, function: keras.Function) -> None:
+        super().__init__(autocast=False, name="segment")
+        self.function = function
 
     def call(self, x: Tensor, training: bool | None = None) -> Tensor:
-        return self.body(x)
+        return self.function(x)
+
+
+def _train(function: keras.Function, x: Tensor) -> Tensor:
+    """`function(x)` where its layers know that this is training.
+
+    They learn it from the layer around them. There may be none: TensorFlow recomputes outside the model's call, and
+    `stateless_call`, which JAX trains by, enters no call at all.
+    """
+    return _Run(function)(x, training=True)
 
 
 def _rematerialise(body: keras.Function, x: Tensor) -> Tensor:
@@ -70,11 +110,10 @@ def _rematerialise(body: keras.Function, x: Tensor) -> Tensor:
     def run(x: Tensor, *weight_values: Tensor) -> tuple[Tensor, list[Tensor]]:
         mapping = [*zip(weights, weight_values, strict=True), *zip(state, state_values, strict=True)]
         with keras.StatelessScope(state_mapping=mapping) as scope:
-            # TensorFlow calls this again outside the model's call, where nothing says that this is training.
-            outputs = _TrainingCall(body)(x, training=True)
+            outputs = _train(body, x)
         return outputs, [scope.get_current_value(v) for v in state]
 
-    outputs, new_values = keras.remat(run)(x, *weight_values)
+    outputs, new_values = _recomputed(run)(x, *weight_values)
     for variable, value in zip(state, new_values, strict=True):
         variable.assign(value)
     return outputs
