@@ -60,7 +60,7 @@ def _recomputed(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     import jax
     from jax import numpy as jnp
 
-    @jax.custom_vjp
+    @jax.custom_vjp  # type: ignore[untyped-decorator]
     def run(x: Tensor, *weights: Tensor) -> Tensor:
         return function(x, *weights)
 
