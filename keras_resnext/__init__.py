@@ -36,5 +36,5 @@ def __getattr__(name: str) -> Any:
 
 # Saved models find their classes only once these are registered with Keras, so importing the package imports the model.
 # The command line alone imports on demand: `keras-resnext --help` should not wait seconds for a framework.
-if PurePath(sys.argv[0]).stem != "keras-resnext":
+if [PurePath(name).stem for name in sys.argv[:1]] != ["keras-resnext"]:
     importlib.import_module(".model", __name__)

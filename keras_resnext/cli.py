@@ -41,17 +41,18 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Pictures in any format that Pillow reads.")],
     top: Annotated[int, typer.Option(min=1, help="Classes shown per picture.")] = 5,
     labels: Annotated[Path | None, typer.Option(help="Text file with one class name a line.")] = None,
+    image_size: Annotated[int, typer.Option(min=1, help="Height and width, where the model leaves it free.")] = 224,
 ) -> None:
     """Classify pictures and print the best classes of each."""
     from .prediction import load_model, predict_images, read_labels
 
     # Pictures and labels first: a mistyped path should not wait for a model.
     for image in images:
-        if not image.exists():
+        if not image.is_file():
             raise FileNotFoundError(f"image={str(image)!r}: there is no such file")
     names = read_labels(labels) if labels else None
     table = Table("picture", "rank", "class", "score", box=None)
-    for path, ranking in predict_images(load_model(model), images, top=top, labels=names):
+    for path, ranking in predict_images(load_model(model), images, top=top, labels=names, image_size=image_size):
         for rank, (name, score) in enumerate(ranking, start=1):
             table.add_row(str(path) if rank == 1 else "", str(rank), name, f"{score:.2%}")
     Console().print(table)

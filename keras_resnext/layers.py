@@ -32,7 +32,7 @@ def _tensorflow_on_cpu() -> bool:
         return False
     import tensorflow as tf
 
-    return not tf.config.list_physical_devices("GPU")
+    return not tf.config.get_visible_devices("GPU")
 
 
 def _jax_on_cpu() -> bool:
@@ -246,7 +246,7 @@ class StochasticDepth(keras.layers.Dropout):
 
     # Dropout's own default, False, would be recorded in functional models as if the user had asked for inference.
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        return super().call(inputs, training=bool(training))
+        return super().call(inputs, training=bool(training) and self.trainable)  # frozen is in evaluation, as in mmcls
 
 
 @keras.saving.register_keras_serializable(package="keras_resnext")

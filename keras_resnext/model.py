@@ -5,6 +5,7 @@ Layers carry the names of the PyTorch modules with `_` for `.`: `conv1`, `bn1`, 
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -21,6 +22,8 @@ from .options import (
     check_per_stage,
     check_positive,
     check_range,
+    check_sequence,
+    check_share,
     read_blocks,
     read_conv_cfg,
     squeeze_width,
@@ -121,6 +124,8 @@ def ResNeXt(
 
     Source: mmcls/models/backbones/{resnet,resnext,seresnext}.py at 0.25.0.
     """
+    for option, sequence in (("strides", strides), ("dilations", dilations), ("blocks", blocks or ())):
+        check_sequence(option, sequence)
     if stem == "cifar" and num_stages == 4 and (blocks is None or len(blocks) == 3):
         # The defaults of strides and dilations are for four stages; the CIFAR network has three.
         num_stages = 3
@@ -137,12 +142,12 @@ def ResNeXt(
         base_channels=base_channels,
         se_ratio=1 if se_ratio is None else se_ratio,
     )
+    groups, width_per_group, classes = int(groups), int(width_per_group), int(classes)  # NumPy's integers are welcome
     stage_blocks = read_blocks(depth, blocks, stem, num_stages)
     check_per_stage(num_stages, strides=strides, dilations=dilations)
     check_out_indices(out_indices, include_top, num_stages)
     check_range("frozen_stages", frozen_stages, -1, num_stages)
-    if not 0 <= drop_path_rate < 1:
-        raise ValueError(f"drop_path_rate={drop_path_rate!r} must be at least 0 and below 1")
+    check_share("drop_path_rate", drop_path_rate, one=False)
     if deep_stem and (stem != "imagenet" or stem_channels % 2):
         raise ValueError(
             f"deep_stem=True needs stem='imagenet' ({stem!r} given) and even stem_channels ({stem_channels})"
@@ -212,12 +217,14 @@ def ResNeXt(
         outputs = chosen[0] if out_indices is None else chosen
 
     inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
+    depth = 2 + 3 * sum(stage_blocks) if blocks is not None else depth  # what it is, for the name
     variant = f"{'se' if se_ratio else ''}resnext{depth}_{groups}x{width_per_group}d"
     model = (RematResNeXt if with_cp else keras.Model)(inputs, outputs, name=name or variant)
-    frozen = ("conv1", f"{prefix}1", "stem_", *(f"layer{i + 1}_" for i in range(frozen_stages)))
     if frozen_stages >= 0:
+        stages = rf"|layer[1-{frozen_stages}]_\d+_.*" if frozen_stages else ""
+        frozen = re.compile(rf"conv1|{prefix}1|stem_\d_.*{stages}")
         for layer in model.layers:
-            if layer.name.startswith(frozen):
+            if frozen.fullmatch(layer.name):
                 layer.trainable = False
     if weights is not None:
         from .pretrained import load_weights  # the one arrow upwards: files matter only when one is asked for
@@ -362,6 +369,9 @@ def _image(
     if input_shape is None:
         size = {"imagenet": 224, "cifar": 32}[stem] if include_top else None
         input_shape = (size, size, 3)
-    if len(input_shape) != 3 or not isinstance(input_shape[-1], int) or input_shape[-1] < 1:
-        raise ValueError(f"input_shape={input_shape!r} must be (height, width, channels) with at least one channel")
+    if not isinstance(input_shape, (list, tuple)) or len(input_shape) != 3:
+        raise ValueError(f"input_shape={input_shape!r} must be (height, width, channels)")
+    height, width, channels = input_shape
+    sides = {f"input_shape[{i}]": side for i, side in enumerate((height, width)) if side is not None}
+    check_positive(**sides, **{"input_shape[2]": channels})
     return keras.Input(tuple(input_shape), name="images")

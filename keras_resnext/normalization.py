@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from .options import check_share
+
 Tensor = Any
 
 
@@ -66,7 +68,7 @@ class BatchNorm(_FreezableAffine, keras.layers.BatchNormalization):
         kept = self.momentum * ops.convert_to_tensor(self.moving_variance)
         outputs = super().call(inputs, training=training)
         biased_share = ops.convert_to_tensor(self.moving_variance) - kept
-        count = ops.cast(ops.size(inputs) // inputs.shape[self.axis], "float32")
+        count = ops.cast(ops.size(inputs) // inputs.shape[self.axis], self.moving_variance.dtype)
         self.moving_variance.assign(kept + biased_share * (count / ops.maximum(count - 1.0, 1.0)))
         return outputs
 
@@ -78,6 +80,7 @@ class BatchNorm(_FreezableAffine, keras.layers.BatchNormalization):
             and self.scale
             and self.center
             and not self.synchronized
+            and self.variable_dtype == "float32"  # the kernel's statistics are float32 whatever the inputs
             and inputs.dtype.name in ("float32", "float16", "bfloat16")
         )
 
@@ -147,16 +150,20 @@ def read_norm_cfg(norm_cfg: Mapping[str, Any] | None, norm_eval: bool = False) -
     Raises:
         ValueError: unknown type or key, GN without num_groups, a number out of range.
     """
-    cfg = dict(norm_cfg or {"type": "BN"})
+    if norm_cfg is None:
+        norm_cfg = {"type": "BN"}
+    if not isinstance(norm_cfg, Mapping):
+        raise ValueError(f"norm_cfg={norm_cfg!r} must be None or a dict such as {{'type': 'BN'}}")
+    cfg = dict(norm_cfg)
     kind = cfg.pop("type", None)
-    if kind not in NORM_TYPES:
+    if not isinstance(kind, str) or kind not in NORM_TYPES:
         raise ValueError(f"norm_cfg={norm_cfg!r}: type {kind!r} is unknown; choose one of {', '.join(NORM_TYPES)}")
     prefix, allowed = NORM_TYPES[kind]
     if unknown := sorted(set(cfg) - set(allowed)):
         raise ValueError(f"norm_cfg={norm_cfg!r}: {unknown[0]!r} is no option of {kind}; it takes {', '.join(allowed)}")
     options: dict[str, Any] = {"epsilon": cfg.get("eps", 1e-5), "affine_trainable": cfg.get("requires_grad", True)}
-    if not options["epsilon"] > 0:
-        raise ValueError(f"norm_cfg={norm_cfg!r}: eps must be above 0")
+    if not isinstance(options["epsilon"], (int, float)) or not options["epsilon"] > 0:
+        raise ValueError(f"norm_cfg={norm_cfg!r}: eps must be a number above 0")
     if kind == "GN":
         groups = cfg.get("num_groups")
         if not isinstance(groups, int) or groups < 1:
@@ -165,8 +172,7 @@ def read_norm_cfg(norm_cfg: Mapping[str, Any] | None, norm_eval: bool = False) -
     if kind == "LN":
         return prefix, lambda **kwargs: LayerNorm(**options, **kwargs)
     momentum = cfg.get("momentum", 0.1)
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"norm_cfg={norm_cfg!r}: momentum must lie in 0..1")
+    check_share("norm_cfg['momentum']", momentum, one=True)
     options |= {"momentum": 1 - momentum, "synchronized": kind == "SyncBN", "use_moving_statistics": norm_eval}
     return prefix, lambda **kwargs: BatchNorm(**options, **kwargs)
 

@@ -1,6 +1,7 @@
 """Checks of the options of `ResNeXt` and the numbers derived from them; each error names argument, value and rule."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from .architectures import BLOCKS_BY_DEPTH
@@ -13,17 +14,33 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
 
 def check_positive(**values: int) -> None:
     for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not _is_integer(value) or value < 1:
             raise ValueError(f"{name}={value!r} must be a positive integer")
 
 
 def check_range(name: str, value: int, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+    if not _is_integer(value) or not low <= value <= high:
         raise ValueError(f"{name}={value!r} must be an integer from {low} to {high}")
+
+
+def check_sequence(name: str, value: object) -> None:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name}={value!r} must be a tuple or a list of integers")
+
+
+def check_share(name: str, value: float, *, one: bool) -> None:
+    """Raises ValueError unless `value` is a number from 0 to 1; `one` says whether 1 itself is allowed."""
+    if not isinstance(value, Real) or not (0 <= value <= 1 if one else 0 <= value < 1):
+        raise ValueError(f"{name}={value!r} must be a number of at least 0 and {'at most' if one else 'below'} 1")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_per_stage(num_stages: int, **sequences: Sequence[int]) -> None:
     for name, values in sequences.items():
+        check_sequence(name, values)
         if len(values) != num_stages:
             raise ValueError(f"{name}={tuple(values)!r} must have one entry per stage: num_stages={num_stages}")
         check_positive(**{f"{name}[{i}]": value for i, value in enumerate(values)})
@@ -34,6 +51,7 @@ def check_out_indices(out_indices: Sequence[int] | None, include_top: bool, num_
         return
     if include_top:
         raise ValueError(f"out_indices={out_indices!r} returns feature maps, which needs include_top=False")
+    check_sequence("out_indices", out_indices)
     if not len(out_indices):
         raise ValueError(f"out_indices={out_indices!r} must name at least one stage")
     for index in out_indices:
@@ -47,7 +65,7 @@ def read_blocks(depth: int, blocks: Sequence[int] | None, stem: str, num_stages:
         check_per_stage(num_stages, blocks=blocks)
         return tuple(blocks)
     if stem == "cifar":
-        if not isinstance(depth, int) or depth < 11 or (depth - 2) % 9:
+        if not _is_integer(depth) or depth < 11 or (depth - 2) % 9:
             raise ValueError(f"depth={depth!r} must be 9n + 2 with stem='cifar', such as 29; or give blocks")
         return ((depth - 2) // 9,) * num_stages
     if depth not in BLOCKS_BY_DEPTH:
@@ -58,9 +76,10 @@ def read_blocks(depth: int, blocks: Sequence[int] | None, stem: str, num_stages:
 
 def read_conv_cfg(conv_cfg: Mapping[str, Any] | None, types: Sequence[str]) -> str:
     """The type that mmcls's `conv_cfg` names; None is Conv2d."""
-    cfg = dict(conv_cfg or {"type": "Conv2d"})
-    kind = cfg.pop("type", None)
-    if kind not in types or cfg:
+    kind = conv_cfg.get("type") if isinstance(conv_cfg, Mapping) else None
+    if conv_cfg is None:
+        return "Conv2d"
+    if kind not in types or len(conv_cfg) > 1:
         raise ValueError(f"conv_cfg={conv_cfg!r} must be None or {{'type': name}} with name one of {', '.join(types)}")
     return str(kind)
 

@@ -8,7 +8,7 @@ import keras
 from .pytorch import load_pytorch_weights
 
 KERAS_SUFFIXES = (".keras", ".weights.h5")
-PYTORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
+PYTORCH_SUFFIXES = (".pth", ".pt", ".safetensors", ".tar", ".ckpt", ".bin")
 
 
 def load_weights(model: keras.Model, weights: str | os.PathLike[str]) -> None:
@@ -16,8 +16,10 @@ def load_weights(model: keras.Model, weights: str | os.PathLike[str]) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another suffix than .keras, .weights.h5, .pth, .pt, .safetensors, or weights that do not fit.
+        ValueError: another suffix than those of Keras and PyTorch files, or weights that do not fit.
     """
+    if not isinstance(weights, (str, os.PathLike)):
+        raise ValueError(f"weights={weights!r} must be None or the path of a file")
     path = Path(weights)
     if not path.name.endswith(KERAS_SUFFIXES + PYTORCH_SUFFIXES):
         suffixes = ", ".join(KERAS_SUFFIXES + PYTORCH_SUFFIXES)
@@ -29,5 +31,5 @@ def load_weights(model: keras.Model, weights: str | os.PathLike[str]) -> None:
         return
     try:
         model.load_weights(path)
-    except (OSError, KeyError, ValueError) as error:  # what Keras and h5py raise on broken or foreign files
+    except Exception as error:  # Keras, zipfile and h5py raise anything at all on broken or foreign files
         raise ValueError(f"weights={str(weights)!r} cannot be loaded into model={model.name!r}: {error}") from error

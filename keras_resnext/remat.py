@@ -4,6 +4,7 @@ Keras's `RematScope` does not survive functional models, so the model itself run
 layers, their names and the saved files are the same as without it.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ class RematResNeXt(keras.Model):
         if not training:
             return super().call(inputs, training=training, mask=mask)
         stem, blocks, head = self._segments()
-        x = _train(stem, inputs)
+        x = _train(stem, keras.tree.flatten(inputs))
         kept = [x]
         for body, relu in blocks:
             x = relu(_rematerialise(body, x))
@@ -34,7 +35,7 @@ class RematResNeXt(keras.Model):
     def _segments(self) -> tuple[keras.Function, list[tuple[keras.Function, keras.Function]], keras.Function]:
         """(stem, [(block up to its sum, ReLU)], head) over the model's own layers, made once."""
         if "_remat_segments" not in self.__dict__:
-            names = [layer.name for layer in self.layers if layer.name.endswith("_add")]
+            names = [layer.name for layer in self.layers if re.fullmatch(r"layer\d+_\d+_add", layer.name)]
             names.sort(key=lambda name: tuple(int(part) for part in name.removeprefix("layer").split("_")[:2]))
             stem_output = self.get_layer(names[0].removesuffix("add") + "conv1").input
             boundaries, blocks = [stem_output], []
@@ -42,7 +43,7 @@ class RematResNeXt(keras.Model):
                 total, output = self.get_layer(name).output, self.get_layer(name.removesuffix("add") + "relu").output
                 blocks.append((keras.Function(boundaries[-1], total), keras.Function(total, output)))
                 boundaries.append(output)
-            segments = keras.Function(self.input, stem_output), blocks, keras.Function(boundaries, self.output)
+            segments = keras.Function(self.inputs, stem_output), blocks, keras.Function(boundaries, self.output)
             # Past Keras's attribute tracking: these are views of layers that the model owns already.
             object.__setattr__(self, "_remat_segments", segments)
         return self.__dict__["_remat_segments"]

@@ -93,7 +93,7 @@ def test_export_and_its_errors(saved, tmp_path, capsys):
         (["predict", "{text}.keras", "{picture}"], "is no readable .keras file"),
         (["predict", "{saved}", "none.png"], "image='none.png': there is no such file"),
         (["predict", "{saved}", "{text}.pth"], "is no picture"),
-        (["predict", "{saved}", "{picture}", "--labels", "{text}.pth"], "labels has 1 names and the model 7 classes"),
+        (["predict", "{saved}", "{picture}", "--labels", "{text}.pth"], "labels has 1 names; it must have 7"),
         (["predict", "{saved}", "{picture}", "--labels", "{picture}"], "is no UTF-8 text"),
         (["export", "{saved}", "{folder}/out", "--labels", "{text}.pth"], "labels"),
         (["export", "{saved}", "{folder}/out", "--version", "0"], "version"),
@@ -134,4 +134,4 @@ def test_a_model_without_head_is_refused(picture, tmp_path, capsys):
     keras.Model(*(lambda x: (x, keras.layers.ReLU()(x)))(keras.Input((32, 32, 3)))).save(tmp_path / "m.keras")
     code, _, err = run("predict", tmp_path / "m.keras", picture, capsys=capsys)
     assert code == 2
-    assert "gives feature maps, no class scores" in err
+    assert "must give one output (None, classes) of class scores" in err

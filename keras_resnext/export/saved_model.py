@@ -11,7 +11,8 @@ from typing import Any
 
 import keras
 
-from ..preprocessing import default_resize, imagenet_labels, preprocess_input
+from ..classifier import check_classifier, class_names, last_activation
+from ..preprocessing import default_resize, preprocess_input
 from .pictures import decode_picture
 
 Tensor = Any
@@ -58,9 +59,13 @@ def export_saved_model(
         FileExistsError: the version exists already.
         RuntimeError: Keras runs on another backend than TensorFlow.
     """
-    classes = _check_model(model)
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"exporting needs Keras on TensorFlow, not {keras.backend.backend()!r}: set KERAS_BACKEND=tensorflow"
+        )
+    classes = check_classifier(model)
     size = _image_size(model, image_size)
-    names = _check_labels(labels, classes)
+    names = class_names(labels, classes)
     resize = default_resize(min(size)) if resize_size is None else resize_size
     if not _is_positive(resize) or resize < min(size):
         raise ValueError(f"resize_size={resize_size!r} must be an integer of at least {min(size)}, the image size")
@@ -86,7 +91,7 @@ def export_saved_model(
 def _write(model: keras.Model, path: Path, names: Sequence[str], size: tuple[int, int], resize: int) -> None:
     import tensorflow as tf
 
-    logits = _last_activation(model) is keras.activations.linear
+    logits = last_activation(model) is keras.activations.linear
 
     def probabilities(images: Tensor) -> Tensor:
         outputs = tf.nest.flatten(model(preprocess_input(images), training=False))[0]
@@ -177,44 +182,6 @@ def _check_version(version: int | None, base: Path) -> None:
         raise FileExistsError(f"version={version} exists already: {base / str(version)}")
 
 
-def _check_model(model: Any) -> int:
-    """The number of classes, once `model` is known to be a classifier of RGB pictures."""
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"exporting needs Keras on TensorFlow, not {keras.backend.backend()!r}: set KERAS_BACKEND=tensorflow"
-        )
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"model must be a keras.Model; got {type(model).__name__}")
-    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
-    if not inputs or not outputs:
-        raise ValueError(f"model={model.name!r} has no known inputs: it must be functional, or a built Sequential")
-    shapes = [tuple(tensor.shape) for tensor in inputs]
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][0] is not None or shapes[0][3] != 3:
-        raise ValueError(f"model={model.name!r} must take one input (None, height, width, 3); it takes {shapes}")
-    shapes = [tuple(tensor.shape) for tensor in outputs]
-    if len(shapes) != 1 or len(shapes[0]) != 2 or _last_activation(model) == "pooling":
-        raise ValueError(
-            f"model={model.name!r} must give one output (None, classes) of class scores; it gives "
-            f"{'features, ' * (len(shapes) == 1)}{shapes}"
-        )
-    return int(shapes[0][1])
-
-
-def _last_activation(model: keras.Model) -> Any:
-    """The activation of the layer that the output comes from; "pooling" for pooled features; None if there is none."""
-    tensor = model.outputs[0]
-    while True:
-        operation, node, index = tensor._keras_history
-        if isinstance(operation, keras.Model):
-            tensor = operation.outputs[index]
-        elif isinstance(operation, keras.layers.Activation) and operation.activation is keras.activations.linear:
-            tensor = operation._inbound_nodes[node].input_tensors[0]  # a cast, such as mixed precision ends in
-        elif isinstance(operation, keras.layers.GlobalAveragePooling2D | keras.layers.GlobalMaxPooling2D):
-            return "pooling"
-        else:
-            return getattr(operation, "activation", None)
-
-
 def _image_size(model: keras.Model, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
     given = (image_size, image_size) if isinstance(image_size, int | None) else tuple(image_size)
     if len(given) != 2 or any(side is not None and not _is_positive(side) for side in given):
@@ -224,16 +191,6 @@ def _image_size(model: keras.Model, image_size: int | tuple[int, int] | None) ->
         raise ValueError(f"image_size={image_size!r} must be {fixed}, which model={model.name!r} fixes")
     height, width = (f or g or DEFAULT_SIZE for f, g in zip(fixed, given, strict=True))
     return height, width
-
-
-def _check_labels(labels: Sequence[str] | None, classes: int) -> list[str]:
-    if labels is None:
-        return imagenet_labels() if classes == 1000 else [str(i) for i in range(classes)]
-    if isinstance(labels, str) or any(not isinstance(name, str) or len(name.splitlines()) != 1 for name in labels):
-        raise ValueError(f"labels={labels!r} must be a list of names, each one line")
-    if len(labels) != classes:
-        raise ValueError(f"labels has {len(labels)} names; it must have {classes}, one for each class of the model")
-    return list(labels)
 
 
 def _is_positive(value: Any) -> bool:

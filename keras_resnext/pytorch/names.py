@@ -12,6 +12,9 @@ from typing import Any
 # Prefixes that training wrappers put before every name.
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
 
+# Keys under which training code keeps the weights, in the order of preference.
+WRAPPER_KEYS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
+
 # Counters and the like that carry nothing a model needs.
 IGNORED = re.compile(r"(\.num_batches_tracked|^n_averaged)$")
 
@@ -101,33 +104,35 @@ def canonical_layer_name(layer_name: str, is_norm: bool) -> str | None:
     return None
 
 
-def has_average_pooling(names: Iterable[str]) -> bool:
-    """Whether any shortcut's Sequential starts at index 1, behind an average pooling layer (`avg_down`)."""
-    matches = [
-        m for m in map(_DOWNSAMPLE.match, strip_prefixes(n.removeprefix("backbone.") for n in names).values()) if m
-    ]
-    with_zero = {m[1] for m in matches if m[2] == "0"}
-    return any(m[1] not in with_zero for m in matches)
+def shortcut_indices(names: Iterable[str]) -> dict[str, int]:
+    """Block ("layer2.0") to the index at which its shortcut's Sequential has the convolution: 1 behind a pooling layer.
+
+    timm's `avg_down` starts at 1 in the first stage too, where the pooling is an identity.
+    """
+    indices: dict[str, int] = {}
+    for name in strip_prefixes(names).values():
+        if match := _DOWNSAMPLE.match(name.removeprefix("backbone.")):
+            block = match[1].removesuffix(".downsample")
+            indices[block] = min(indices.get(block, 99), int(match[2]))
+    return indices
 
 
-def find_state_dict(data: Any) -> tuple[str, dict[str, Any]]:
+def find_state_dict(data: Any, depth: int = 3) -> tuple[str, dict[str, Any]]:
     """The weights inside a loaded checkpoint: (the wrapper's key or "", {name: array}).
+
+    Wrappers are looked through first, `depth` of them at most: they may hold a tensor or themselves beside the weights.
 
     Raises:
         ValueError: nothing in `data` looks like a state_dict.
     """
     if isinstance(data, Mapping):
+        for key in WRAPPER_KEYS if depth else ():
+            if isinstance(data.get(key), Mapping):
+                inner, weights = find_state_dict(data[key], depth - 1)
+                return (f"{key}.{inner}" if inner else key), weights
         if any(hasattr(value, "shape") for value in data.values()):
             return "", {str(k): v for k, v in data.items() if hasattr(v, "shape")}
-        for key in WRAPPER_KEYS:
-            if isinstance(data.get(key), Mapping):
-                inner, weights = find_state_dict(data[key])
-                return (f"{key}.{inner}" if inner else key), weights
     found = f"a dict with {sorted(map(str, data))[:8]}" if isinstance(data, Mapping) else type(data).__name__
     raise ValueError(
         f"no state_dict in the checkpoint: expected weights or one of {', '.join(WRAPPER_KEYS)}, found {found}"
     )
-
-
-# Keys under which training code keeps the weights, in the order of preference.
-WRAPPER_KEYS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ..layers import CeilAveragePooling2D
 from ..model import ResNeXt
 from .checkpoint import read_checkpoint
 from .inference import infer_options
@@ -16,7 +17,7 @@ from .names import (
     canonical_layer_name,
     canonical_names,
     find_state_dict,
-    has_average_pooling,
+    shortcut_indices,
 )
 
 Array = Any
@@ -53,7 +54,7 @@ def from_pytorch(source: Source, **options: Any) -> keras.Model:
     """
     entries = read_entries(source)
     shapes = {name: tuple(array.shape) for name, (_, array) in entries.items()}
-    avg_down = has_average_pooling(original for original, _ in entries.values())
+    avg_down = 1 in shortcut_indices(original for original, _ in entries.values()).values()
     if "norm_cfg" in options:  # then the norm's kind need not be read off the weights
         shapes.setdefault("layer1.0.norm1.running_mean", ())
     inferred = infer_options(shapes, avg_down)
@@ -87,6 +88,8 @@ def load_pytorch_weights(model: keras.Model, source: Source) -> None:
 
 def read_entries(source: Source) -> dict[str, tuple[str, np.ndarray]]:
     """Canonical name -> (name in the checkpoint, array) of everything but counters and EMA copies."""
+    if not isinstance(source, (str, os.PathLike, Mapping)):
+        raise ValueError(f"source must be a path or {{name: array}}; got {type(source).__name__}")
     if isinstance(source, Mapping):
         data: Any = source
     else:
@@ -129,6 +132,8 @@ def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def _assign(model: keras.Model, entries: Mapping[str, tuple[str, np.ndarray]]) -> None:
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"model must be a keras.Model built by ResNeXt; got {type(model).__name__}")
     variables = model_variables(model)
     unexpected = [
         original for name, (original, _) in entries.items() if name not in variables and not _left_out(name, variables)
@@ -140,17 +145,40 @@ def _assign(model: keras.Model, entries: Mapping[str, tuple[str, np.ndarray]]) -
             continue
         original, array = entries[name]
         value = array.transpose(TO_KERAS[array.ndim]) if array.ndim in TO_KERAS else array
+        try:
+            value = value.astype("float32", copy=False)
+        except (TypeError, ValueError):
+            misshaped.append(f"{original}: {array.dtype} is no number")
+            continue
         if value.shape != tuple(variable.shape):
             axes = np.argsort(TO_KERAS[len(variable.shape)]) if len(variable.shape) in TO_KERAS else slice(None)
             wanted = tuple(int(n) for n in np.array(variable.shape)[axes])
             misshaped.append(f"{original}: {array.shape} in the checkpoint, {wanted} in the model")
         converted[name] = value
+    misshaped += _shortcut_mismatches(model, entries)
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
     if any(problems.values()):
         lines = [f"{len(names)} {what}: {'; '.join(names)}" for what, names in problems.items() if names]
         raise ValueError(f"the checkpoint does not fit model={model.name!r}. " + ". ".join(lines))
     for name, value in converted.items():
-        variables[name].assign(value.astype("float32") if value.dtype != np.float32 else value)
+        variables[name].assign(value)
+
+
+def _shortcut_mismatches(model: keras.Model, entries: Mapping[str, tuple[str, np.ndarray]]) -> list[str]:
+    """Shortcuts that pool in the file and not in the model or the other way round: same shapes, other numbers."""
+    mismatches = []
+    layers = {layer.name: layer for layer in model.layers}
+    for block, index in shortcut_indices(original for original, _ in entries.values()).items():
+        first = layers.get(f"{block.replace('.', '_')}_downsample_0")
+        if first is None:
+            continue
+        pools = isinstance(first, CeilAveragePooling2D)
+        if pools != bool(index) and (pools or max(first.strides) > 1):
+            has = "has" if index else "has no"
+            mismatches.append(
+                f"{block}.downsample: {has} average pooling in the checkpoint; set avg_down={bool(index)}"
+            )
+    return mismatches
 
 
 def _left_out(name: str, variables: Mapping[str, keras.Variable]) -> bool:
