@@ -135,3 +135,22 @@ def test_a_model_without_head_is_refused(picture, tmp_path, capsys):
     code, _, err = run("predict", tmp_path / "m.keras", picture, capsys=capsys)
     assert code == 2
     assert "must give one output (None, classes) of class scores" in err
+
+
+def test_logits_are_shown_as_probabilities(picture, tmp_path, capsys):
+    options = dict(blocks=(1, 1, 1), stem="cifar", groups=4, width_per_group=4, base_channels=8, classes=7)
+    ResNeXt(**options, classifier_activation=None, zero_init_residual=False).save(tmp_path / "m.keras")
+    code, out, _ = run("predict", tmp_path / "m.keras", picture, "--top", 7, capsys=capsys)
+    assert code == 0
+    shares = [float(word.strip("%")) for word in out.split() if word.endswith("%")]
+    assert sum(shares) == pytest.approx(100, abs=0.1)
+
+
+def test_a_damaged_keras_file(saved, picture, capsys):
+    data = bytearray(saved.read_bytes())
+    data[len(data) // 2] ^= 255
+    saved.write_bytes(data[:-7])
+    code, _, err = run("predict", saved, picture, capsys=capsys)
+    assert (code, err.count("\n")) == (2, 1)
+    with pytest.raises(ValueError, match=r"small\.keras"):
+        ResNeXt(weights=saved)

@@ -114,6 +114,30 @@ def test_drop_path_needs_no_seed_to_infer():
     assert np.array_equal(model.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
+def test_frozen_stages_do_not_drop_paths():
+    model = randomise(ResNeXt(**SMALL, frozen_stages=3, drop_path_rate=0.5))
+    x, _ = batch()
+    expected = model(x, training=False)
+    assert np.array_equal(ops.convert_to_numpy(model(x, training=True)), ops.convert_to_numpy(expected))
+
+
+def test_checkpointing_on_top_of_other_layers():
+    inputs = keras.Input((32, 32, 3))
+    image = keras.layers.Add(name="my_add")([keras.layers.Rescaling(0.5)(inputs), inputs])
+    model = ResNeXt(**{**SMALL, "input_shape": None}, input_tensor=image, with_cp=True, frozen_stages=0)
+    assert np.isfinite(train(model)).all()
+
+
+@pytest.mark.parametrize("policy", ["float64", "float16", "bfloat16"])
+def test_pure_policies_train(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = ResNeXt(**SMALL)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.isfinite(train(model, steps=1)).all()
+
+
 MEMORY = """
 import json, os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"

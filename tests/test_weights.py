@@ -228,3 +228,62 @@ def test_names():
 def test_mmcls_ema_copies_are_left_alone(tiny):
     model = from_pytorch({**tiny, **{f"ema_{k.replace('.', '_')}": v + 1 for k, v in tiny.items()}})
     assert np.array_equal(model.get_layer("fc").get_weights()[1], tiny["fc.bias"])
+
+
+def mmcls_names(model):
+    """The model's weights under mmcls's names."""
+    from keras_resnext.pytorch.weights import ENTRIES, TO_KERAS
+
+    state = {}
+    for layer in model.layers:
+        for variable in layer.weights:
+            name = layer.name.replace("_", ".").replace("se.layer", "se_layer")
+            value = keras.ops.convert_to_numpy(variable)
+            value = value.transpose(np.argsort(TO_KERAS[value.ndim])) if value.ndim in TO_KERAS else value
+            state[f"{'head' if name == 'fc' else 'backbone'}.{name}.{ENTRIES[variable.name]}"] = value
+    return state
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module._orig_mod."])
+def test_average_pooling_is_seen_behind_every_prefix(prefix):
+    options = dict(**TINY, avg_down=True, se_ratio=16, deep_stem=True, input_shape=(63, 65, 3))
+    model = randomise(ResNeXt(**options))
+    state = {prefix + name: value for name, value in mmcls_names(model).items()}
+    x = pictures(1, 63, 65, 3)
+    read = from_pytorch(state)
+    assert "layer2_0_downsample_2" in [layer.name for layer in read.layers]
+    assert np.array_equal(read.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+def test_average_pooling_in_one_alone_is_refused():
+    """The shapes agree and the numbers would not."""
+    pooled, plain = (randomise(ResNeXt(**TINY, avg_down=avg_down)) for avg_down in (True, False))
+    with pytest.raises(ValueError, match=r"layer2\.0\.downsample: .*average pooling in the checkpoint.*avg_down=True"):
+        load_pytorch_weights(plain, mmcls_names(pooled))
+    with pytest.raises(
+        ValueError, match=r"layer2\.0\.downsample: .*no average pooling in the checkpoint.*avg_down=False"
+    ):
+        load_pytorch_weights(pooled, mmcls_names(plain))
+
+
+def test_tensors_beside_the_state_dict_and_a_checkpoint_within_itself(tiny, tmp_path):
+    state = {k: torch.tensor(v) for k, v in tiny.items()}
+    torch.save({"state_dict": state, "best_acc1": torch.tensor(71.2)}, tmp_path / "model_best.pth.tar")
+    ResNeXt(**TINY, weights=tmp_path / "model_best.pth.tar")
+    endless: dict[str, object] = {}
+    endless["model"] = endless
+    with pytest.raises(ValueError, match="no state_dict"):
+        from_pytorch(endless)
+
+
+def test_what_is_no_number_leaves_the_model_alone(tiny):
+    model = randomise(ResNeXt(**TINY))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"fc\.bias: <U1 is no number"):
+        load_pytorch_weights(model, {**tiny, "fc.bias": np.array(list("abcde"))})
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    for source in (None, 5, [1]):
+        with pytest.raises(ValueError, match=r"source must be a path or"):
+            from_pytorch(source)
+    with pytest.raises(ValueError, match=r"model must be a keras\.Model"):
+        load_pytorch_weights(None, tiny)

@@ -174,10 +174,8 @@ def _shortcut_mismatches(model: keras.Model, entries: Mapping[str, tuple[str, np
             continue
         pools = isinstance(first, CeilAveragePooling2D)
         if pools != bool(index) and (pools or max(first.strides) > 1):
-            has = "has" if index else "has no"
-            mismatches.append(
-                f"{block}.downsample: {has} average pooling in the checkpoint; set avg_down={bool(index)}"
-            )
+            has = "" if index else "no "
+            mismatches.append(f"{block}.downsample: {has}average pooling in the checkpoint; set avg_down={bool(index)}")
     return mismatches
 
 
