@@ -112,4 +112,4 @@ def test_modules_import_only_downwards():
 
 def test_modules_are_small():
     sizes = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
-    assert not {name: size for name, size in sizes.items() if size > 370}
+    assert not {name: size for name, size in sizes.items() if size > 400}
