@@ -1,8 +1,9 @@
 """`keras-resnext VERB`: one command a verb. Heavy imports stay inside the commands, so that help is instant."""
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,7 +12,6 @@ from rich.table import Table
 app = typer.Typer(
     name="keras-resnext",
     help="ResNeXt for Keras 3: exact PyTorch weights, fast training, exports that run as they are.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
@@ -44,12 +44,12 @@ def predict(
     image_size: Annotated[int, typer.Option(min=1, help="Height and width, where the model leaves it free.")] = 224,
 ) -> None:
     """Classify pictures and print the best classes of each."""
-    from .prediction import load_model, predict_images, read_labels
-
-    # Pictures and labels first: a mistyped path should not wait for a model.
-    for image in images:
+    for image in images:  # a mistyped path should not wait for a framework
         if not image.is_file():
             raise FileNotFoundError(f"image={str(image)!r}: there is no such file")
+    load_framework()
+    from .prediction import load_model, predict_images, read_labels
+
     names = read_labels(labels) if labels else None
     table = Table("picture", "rank", "class", "score", box=None)
     for path, ranking in predict_images(load_model(model), images, top=top, labels=names, image_size=image_size):
@@ -69,6 +69,7 @@ def export(
     ] = None,
 ) -> None:
     """Export a model for TF Serving as BASE_DIR/VERSION."""
+    load_framework()
     from .export import export_saved_model
     from .prediction import load_model, read_labels
 
@@ -84,18 +85,41 @@ def quickstart(
     ),
 ) -> None:
     """Train a small ResNeXt on handwritten digits, export it and classify with the export: a tour in two minutes."""
+    load_framework()
     from .quickstart import run_quickstart
 
     run_quickstart(output_dir)
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Runs the command line. What a user can mend is one line on standard error and exit code 2."""
+def load_framework() -> None:
+    """Imports Keras and its backend without what TensorFlow tells standard error at every start."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)  # some of it is written before any log level counts
     try:
-        return app(args=arguments)
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"keras-resnext: {message}", file=sys.stderr)
+        import keras
+
+        keras.ops.zeros(())  # devices are looked for at the first operation
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line. What a user can mend is one line on standard error and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        sys.exit(app(args=arguments or ["--help"], standalone_mode=False))
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of click's, which typer carries inside or imports
+            message = error.format_message()
+        elif isinstance(error, (ValueError, OSError, RuntimeError, ImportError)):
+            message = str(error) or type(error).__name__
+        else:
+            raise
+        print(f"keras-resnext: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -118,10 +118,11 @@ def test_as_a_process(tmp_path):
     assert helped.returncode == 0
     for verb in ("list", "predict", "export", "quickstart"):
         assert verb in helped.stdout
-    for arguments in (["frobnicate"], ["predict", "x.keras", "y.png"], ["predict"]):
+    for arguments in (["frobnicate"], ["predict", "x.keras", "y.png"], ["predict"], ["export", "x.keras", "base"]):
         failed = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path)
         assert failed.returncode == 2
-        assert "Traceback" not in failed.stderr + failed.stdout
+        assert (failed.stdout, failed.stderr.count("\n")) == ("", 1), failed.stderr
+        assert failed.stderr.startswith("keras-resnext: ")
     assert list(tmp_path.iterdir()) == []
 
 
