@@ -146,7 +146,8 @@ from keras_resnext import ResNeXt
 with_cp = json.loads(sys.argv[1])
 keras.utils.set_random_seed(0)
 side = 64 if keras.backend.backend() == "jax" else 128  # the process's growth is a coarser measure than XLA's
-model = ResNeXt(26, 8, 8, blocks=(2, 2, 2, 2), classes=5, input_shape=(side, side, 3), with_cp=with_cp)
+stages = dict(blocks=(4, 1), num_stages=2, strides=(1, 2), dilations=(1, 1))
+model = ResNeXt(26, 8, 8, **stages, classes=5, input_shape=(side, side, 3), with_cp=with_cp)
 x = np.random.default_rng(0).standard_normal((32, side, side, 3)).astype("float32")
 y = np.arange(32) % 5
 if keras.backend.backend() == "jax":
