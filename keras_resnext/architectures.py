@@ -69,6 +69,6 @@ def find_architecture(name: str) -> Architecture:
     Raises:
         ValueError: no row has that name; the message lists those that do.
     """
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ValueError(f"name={name!r} is no known architecture; choose one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[name]

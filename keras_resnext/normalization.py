@@ -159,9 +159,11 @@ def read_norm_cfg(norm_cfg: Mapping[str, Any] | None, norm_eval: bool = False) -
     if not isinstance(kind, str) or kind not in NORM_TYPES:
         raise ValueError(f"norm_cfg={norm_cfg!r}: type {kind!r} is unknown; choose one of {', '.join(NORM_TYPES)}")
     prefix, allowed = NORM_TYPES[kind]
-    if unknown := sorted(set(cfg) - set(allowed)):
+    if unknown := sorted(set(cfg) - set(allowed), key=str):
         raise ValueError(f"norm_cfg={norm_cfg!r}: {unknown[0]!r} is no option of {kind}; it takes {', '.join(allowed)}")
     options: dict[str, Any] = {"epsilon": cfg.get("eps", 1e-5), "affine_trainable": cfg.get("requires_grad", True)}
+    if not isinstance(options["affine_trainable"], bool):
+        raise ValueError(f"norm_cfg={norm_cfg!r}: requires_grad must be True or False")
     if not isinstance(options["epsilon"], (int, float)) or not options["epsilon"] > 0:
         raise ValueError(f"norm_cfg={norm_cfg!r}: eps must be a number above 0")
     if kind == "GN":

@@ -68,7 +68,7 @@ def read_blocks(depth: int, blocks: Sequence[int] | None, stem: str, num_stages:
         if not _is_integer(depth) or depth < 11 or (depth - 2) % 9:
             raise ValueError(f"depth={depth!r} must be 9n + 2 with stem='cifar', such as 29; or give blocks")
         return ((depth - 2) // 9,) * num_stages
-    if depth not in BLOCKS_BY_DEPTH:
+    if not _is_integer(depth) or depth not in BLOCKS_BY_DEPTH:
         choices = ", ".join(map(str, BLOCKS_BY_DEPTH))
         raise ValueError(f"depth={depth!r} is unknown; choose one of {choices}, or give blocks")
     return BLOCKS_BY_DEPTH[depth][:num_stages]

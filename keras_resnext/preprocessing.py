@@ -71,7 +71,7 @@ def decode_predictions(predictions: Array, top: int = 5) -> list[list[tuple[str,
     scores = ops.convert_to_numpy(predictions)
     if scores.ndim != 2 or scores.shape[1] != 1000:
         raise ValueError(f"predictions must have shape (batch, 1000), the ImageNet classes; got {scores.shape}")
-    if not 1 <= top <= 1000:
+    if not isinstance(top, int) or not 1 <= top <= 1000:
         raise ValueError(f"top={top!r} must lie in 1..1000")
     classes = _imagenet_classes()
     return [

@@ -138,6 +138,10 @@ def test_initialisation_is_mmcls_s():
     [
         (dict(depth=18, blocks=None), r"depth=18 is unknown; choose one of 50, 101, 152, or give blocks"),
         (dict(depth=50, blocks=None, stem="cifar"), r"depth=50 must be 9n \+ 2"),
+        (dict(depth=50.0, blocks=None), r"depth=50.0 is unknown"),
+        (dict(depth=[50], blocks=None), r"depth=\[50\] is unknown"),
+        (dict(norm_cfg={"type": "BN", 1: 2, "a": 3}), r"1 is no option of BN"),
+        (dict(norm_cfg={"type": "BN", "requires_grad": "no"}), r"requires_grad must be True or False"),
         (dict(style="tensorflow"), r"style='tensorflow' is unknown; choose one of 'pytorch', 'caffe'"),
         (dict(stem="tiny"), r"stem='tiny' is unknown"),
         (dict(pooling="mean"), r"pooling='mean' is unknown"),

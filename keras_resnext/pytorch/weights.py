@@ -92,6 +92,8 @@ def read_entries(source: Source) -> dict[str, tuple[str, np.ndarray]]:
         raise ValueError(f"source must be a path or {{name: array}}; got {type(source).__name__}")
     if isinstance(source, Mapping):
         data: Any = source
+    elif os.path.isdir(source):
+        raise ValueError(f"source={os.fspath(source)!r} is a folder; it must be a checkpoint file")
     else:
         data = read_checkpoint(source).data
     _, state = find_state_dict(data)
