@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Public name -> module.
 _NAMES = {
     "GroupedConv2D": "layers",
+    "Preprocessing": "published",
     "ResNeXt": "model",
     "ResNeXt50": "model",
     "ResNeXt101": "model",
@@ -17,10 +18,15 @@ _NAMES = {
     "create": "model",
     "decode_predictions": "preprocessing",
     "export": "export",
+    "from_pretrained": "pretrained",
     "from_pytorch": "pytorch",
+    "get_preprocessing": "preprocessing",
     "list_architectures": "architectures",
+    "list_pretrained": "published",
     "load_pytorch_weights": "pytorch",
     "preprocess_input": "preprocessing",
+    "save_pytorch_weights": "pytorch",
+    "set_preprocessing": "preprocessing",
 }
 __all__ = sorted(_NAMES)
 

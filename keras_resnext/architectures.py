@@ -1,5 +1,6 @@
 """The published ResNeXt architectures as a table; a variant is a row."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,9 +31,14 @@ class Architecture:
     image_size: int = 224
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Bottlenecks per stage."""
+        return self.options.get("blocks") or BLOCKS_BY_DEPTH.get(self.depth) or ((self.depth - 2) // 9,) * 3
+
 
 _PAPER = "arXiv 1611.05431"
-_SE = "arXiv 1709.01507, mmcls SEResNeXt"
+_SE = "arXiv 1709.01507"
 _WSL = "arXiv 1805.00932"
 _CIFAR: dict[str, Any] = {"stem": "cifar"}
 _D: dict[str, Any] = {"deep_stem": True, "avg_down": True}
@@ -72,3 +78,30 @@ def find_architecture(name: str) -> Architecture:
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ValueError(f"name={name!r} is no known architecture; choose one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[name]
+
+
+# Options that weights depend on, beside depth, groups and width, where a row does not name them.
+_STRUCTURE: dict[str, Any] = {
+    "stem": "imagenet",
+    "stem_channels": 64,
+    "base_channels": 64,
+    "deep_stem": False,
+    "avg_down": False,
+    "se_ratio": None,
+}
+
+
+def identify(blocks: Sequence[int], groups: int, width_per_group: int, **options: Any) -> Architecture | None:
+    """The row whose weights have this structure, None for none.
+
+    Args:
+        blocks: bottlenecks of all stages.
+        groups, width_per_group: of `ResNeXt`.
+        options: `stem`, `stem_channels`, `base_channels`, `deep_stem`, `avg_down` and `se_ratio` of `ResNeXt`.
+    """
+    wanted = (tuple(blocks), groups, width_per_group, {**_STRUCTURE, **options})
+    for row in ARCHITECTURES.values():
+        named = {name: value for name, value in row.options.items() if name in _STRUCTURE}
+        if (row.blocks, row.groups, row.width_per_group, {**_STRUCTURE, **named}) == wanted:
+            return row
+    return None

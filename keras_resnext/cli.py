@@ -2,11 +2,13 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(
@@ -16,14 +18,15 @@ app = typer.Typer(
     add_completion=False,
 )
 
-MODEL_HELP = "Architecture name, .keras file, or PyTorch checkpoint (.pth, .pt, .safetensors)."
+MODEL_HELP = "Published weights (`keras-resnext list`), .keras file, PyTorch checkpoint, or architecture name."
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 
 
 @app.command("list")
 def list_() -> None:
-    """Show the architectures with their parameter counts."""
+    """Show the architectures, and the published weights with accuracy and licence."""
     from .architectures import ARCHITECTURES
+    from .published import PUBLISHED
 
     table = Table(box=None)
     for column in ("name", "parameters", "classes", "input"):  # narrow enough for 80 columns
@@ -33,6 +36,16 @@ def list_() -> None:
         counts = (f"{row.parameters / 1e6:.1f} M", str(row.classes), f"{row.image_size}²")
         table.add_row(row.name, *counts, row.source)
     Console().print(table)
+    weights = Table(
+        box=None, title="Published weights, with their accuracy on ImageNet in percent", title_justify="left"
+    )
+    for column in ("weights", "top-1", "top-5", "licence"):
+        weights.add_column(column, no_wrap=True, justify="right" if column.startswith("top") else "left")
+    for published in PUBLISHED:
+        top5 = "" if published.top5 is None else f"{published.top5:.2f}"
+        weights.add_row(published.name, f"{published.top1:.2f}", top5, published.licence)
+    Console().print("", weights)
+    Console().print("\nimagenet/ARCHITECTURE: the most accurate of these whose licence allows commercial use.")
 
 
 @app.command()
@@ -48,7 +61,8 @@ def predict(
         if not image.is_file():
             raise FileNotFoundError(f"image={str(image)!r}: there is no such file")
     load_framework()
-    from .prediction import load_model, predict_images, read_labels
+    from .loading import load_model
+    from .prediction import predict_images, read_labels
 
     names = read_labels(labels) if labels else None
     table = Table("picture", "rank", "class", "score", box=None)
@@ -56,6 +70,60 @@ def predict(
         for rank, (name, score) in enumerate(ranking, start=1):
             table.add_row(str(path) if rank == 1 else "", str(rank), name, f"{score:.2%}")
     Console().print(table)
+
+
+@app.command()
+def info(file: Annotated[Path, typer.Argument(help="PyTorch checkpoint, .keras or .weights.h5 file.")]) -> None:
+    """Tell what a file of weights is, without building anything."""
+    from .info import describe_file
+
+    found = describe_file(file)
+    rows = {
+        "file": found.path,
+        "format": found.format,
+        "wrapper": found.wrapper or "none",
+        "layout": found.layout,
+        "architecture": found.architecture,
+        "classes": found.classes or "no head",
+        "parameters": f"{found.parameters:,}",
+        "dtype": ", ".join(found.dtypes),
+        "moving average": "yes (--ema takes it)" if found.averaged else "no",
+        "size": f"{found.size:,} bytes",
+        "SHA-256": found.sha256,
+        "published as": found.published or "not known",
+    }
+    if found.problem:
+        rows["problem"] = found.problem
+    for key, value in rows.items():
+        print(f"{key:<16}{value}")
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help=MODEL_HELP)],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="File: .keras, .weights.h5, .pth, .pt, .safetensors.")],
+    layout: Annotated[
+        str | None, typer.Option(help="Names in PyTorch files: torchvision (default), mmcls or timm.")
+    ] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="A new, random head with so many classes.")] = None,
+    ema: Annotated[bool, typer.Option("--ema", help="Take the checkpoint's moving average.")] = False,
+    bgr: Annotated[bool, typer.Option("--bgr", help="The checkpoint was trained on BGR pictures.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare with torchvision's or timm's own network; needs PyTorch.")
+    ] = False,
+) -> None:
+    """Convert weights between PyTorch (torchvision, mmcls, timm) and Keras, in either direction."""
+    load_framework()
+    from .conversion import convert as convert_file
+
+    _, agreement = convert_file(source, target, layout=layout, classes=classes, ema=ema, bgr=bgr, verify=verify)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{escape(source)} -> {escape(str(target))} ({target.stat().st_size / 1e6:.1f} MB)")
+    if agreement is not None:
+        console.print(
+            f"{agreement.outputs} against {agreement.library}: largest difference "
+            f"{agreement.largest_difference:.2e}, relatively {agreement.relative_difference:.2e}"
+        )
 
 
 @app.command()
@@ -71,7 +139,8 @@ def export(
     """Export a model for TF Serving as BASE_DIR/VERSION."""
     load_framework()
     from .export import export_saved_model
-    from .prediction import load_model, read_labels
+    from .loading import load_model
+    from .prediction import read_labels
 
     names = read_labels(labels) if labels else None
     path = export_saved_model(load_model(model), base_dir, version=version, labels=names, image_size=image_size)
@@ -111,7 +180,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line. What a user can mend is one line on standard error and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        sys.exit(app(args=arguments or ["--help"], standalone_mode=False))
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _tell(f"warning: {message}")
+            sys.exit(app(args=arguments or ["--help"], standalone_mode=False))
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of click's, which typer carries inside or imports
             message = error.format_message()
@@ -119,8 +190,13 @@ def main(arguments: list[str] | None = None) -> None:
             message = str(error) or type(error).__name__
         else:
             raise
-        print(f"keras-resnext: {' '.join(message.split())}", file=sys.stderr)
+        _tell(message)
         sys.exit(2)
+
+
+def _tell(message: str) -> None:
+    """One line on standard error."""
+    print(f"keras-resnext: {' '.join(message.split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ that stock runtimes refuse. `GroupedConv2D` computes the same sum another way; s
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import keras
 from keras import ops
+
+from .published import Preprocessing
 
 Tensor = Any
 Pair = tuple[int, int]
@@ -278,3 +281,30 @@ class CeilAveragePooling2D(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "pool_size": self.pool_size}
+
+
+@keras.saving.register_keras_serializable(package="keras_resnext")
+class InputPreprocessing(keras.layers.Layer):
+    """Passes pictures on as they are; its configuration tells how they were prepared.
+
+    A layer, so that the knowledge goes wherever the network goes: into saved files and clones, and into models that are
+    built on top of this one. `preprocessing.get_preprocessing` finds it.
+
+    Args:
+        preprocessing: a `Preprocessing` or its fields as a dictionary, as `get_config` gives them.
+    """
+
+    def __init__(self, preprocessing: Preprocessing | dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        if isinstance(preprocessing, dict):
+            preprocessing = Preprocessing(**preprocessing)
+        self.preprocessing = preprocessing or Preprocessing()
+
+    def call(self, inputs: Tensor) -> Tensor:
+        return inputs
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "preprocessing": asdict(self.preprocessing)}

@@ -13,8 +13,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from .architectures import find_architecture
-from .layers import CeilAveragePooling2D, GroupedConv2D, StochasticDepth, WSConv2D
+from .architectures import find_architecture, identify
+from .layers import CeilAveragePooling2D, GroupedConv2D, InputPreprocessing, StochasticDepth, WSConv2D
 from .normalization import NormFactory, check_norm_groups, read_norm_cfg
 from .options import (
     check_choice,
@@ -86,7 +86,10 @@ def ResNeXt(
         groups: cardinality, the groups of every 3x3 convolution.
         width_per_group: channels per group in the first stage.
         include_top: whether to end in global average pooling and the dense layer `fc`.
-        weights: None for random ones, or a file: .keras, .weights.h5, .pth, .pt or .safetensors.
+        weights: None for random ones; published ones by name, such as "imagenet" for the most accurate of this
+            architecture that may be used commercially, "torchvision", "mmcls" or "timm" for that source's, or one of
+            `list_pretrained()`; or a file: .keras, .weights.h5, .pth, .pt or .safetensors. Other `classes` than the
+            weights' start with a random head, other input channels adapt the first convolution; a warning says so.
         input_tensor: Keras tensor to build on.
         input_shape: (height, width, channels) without the batch. Default: with the head (224, 224, 3), for the CIFAR
             stem (32, 32, 3); without it (None, None, 3).
@@ -121,6 +124,7 @@ def ResNeXt(
     Raises:
         ValueError: an option outside its range; the message names it, its value and the rule.
         FileNotFoundError: `weights` names no file.
+        OSError: published weights cannot be downloaded; the message says where to put the file by hand.
 
     Source: mmcls/models/backbones/{resnet,resnext,seresnext}.py at 0.25.0.
     """
@@ -161,17 +165,17 @@ def ResNeXt(
     conv = partial(_conv, conv_type)
     norm = partial(_norm, make_norm)
     image = _image(input_tensor, input_shape, include_top, stem)
+    x = InputPreprocessing(name="preprocessing")(image) if image.shape[-1] == 3 else image
 
     if stem == "cifar":
-        x = conv(image, stem_channels, 3, name="conv1")
+        x = conv(x, stem_channels, 3, name="conv1")
         x = layers.ReLU(name="relu")(norm(x, name=f"{prefix}1"))
     elif deep_stem:
-        x = image
         for i, (filters, stride) in enumerate([(stem_channels // 2, 2), (stem_channels // 2, 1), (stem_channels, 1)]):
             x = conv(x, filters, 3, stride, name=f"stem_{i}_conv")
             x = layers.ReLU(name=f"stem_{i}_relu")(norm(x, name=f"stem_{i}_{prefix}"))
     else:
-        x = conv(image, stem_channels, 7, 2, name="conv1")
+        x = conv(x, stem_channels, 7, 2, name="conv1")
         x = layers.ReLU(name="relu")(norm(x, name=f"{prefix}1"))
     if stem == "imagenet":
         # Zeros equal PyTorch's -inf here: everything is behind a ReLU.
@@ -229,7 +233,13 @@ def ResNeXt(
     if weights is not None:
         from .pretrained import load_weights  # the one arrow upwards: files matter only when one is asked for
 
-        load_weights(model, weights)
+        # Published weights compute the same only in the network that they were trained in.
+        whole = stage_blocks if blocks is not None else read_blocks(depth, None, stem, 3 if stem == "cifar" else 4)
+        parts = {"stem": stem, "stem_channels": stem_channels, "base_channels": base_channels}
+        parts |= {"deep_stem": deep_stem, "avg_down": avg_down, "se_ratio": se_ratio}
+        row = identify(whole, groups, width_per_group, **parts)
+        same = style == "pytorch" and conv_type is GroupedConv2D
+        load_weights(model, weights, row.name if row and same else None)
     return model
 
 

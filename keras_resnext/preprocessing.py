@@ -11,19 +11,50 @@ import numpy as np
 from keras import ops
 from PIL import Image, UnidentifiedImageError
 
+from .layers import InputPreprocessing
+from .published import Preprocessing
+
 Array = Any
 
-# Channel means and standard deviations of ImageNet, RGB on 0..255: those of mmcls, torchvision and timm alike.
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
-_MEAN, _STD = np.asarray(MEAN, "float32"), np.asarray(STD, "float32")
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def preprocess_input(images: Array) -> Array:
-    """Normalises RGB pictures on 0..255: subtracts `MEAN` and divides by `STD` per channel.
+def get_preprocessing(model: keras.Model) -> Preprocessing:
+    """How `model` wants its pictures prepared: as came with its weights, else as is usual for ImageNet."""
+    layer = _find_record(model)
+    return layer.preprocessing if layer else Preprocessing()
+
+
+def set_preprocessing(model: keras.Model, preprocessing: Preprocessing) -> None:
+    """Has `model` remember how its pictures are prepared; saved files, clones, prediction and exports follow.
+
+    Raises:
+        ValueError: `preprocessing` is no `Preprocessing`, or the model was not built by `ResNeXt` on RGB pictures.
+    """
+    if not isinstance(preprocessing, Preprocessing):
+        raise ValueError(f"preprocessing={preprocessing!r} must be a Preprocessing")
+    layer = _find_record(model)
+    if layer is None:
+        raise ValueError(
+            f"model={model.name!r} must be built by ResNeXt on three channels to remember its preprocessing"
+        )
+    layer.preprocessing = preprocessing
+
+
+def _find_record(model: keras.Model) -> InputPreprocessing | None:
+    for layer in model.layers:
+        found = _find_record(layer) if isinstance(layer, keras.Model) else layer
+        if isinstance(found, InputPreprocessing):
+            return found
+    return None
+
+
+def preprocess_input(images: Array, preprocessing: Preprocessing | None = None) -> Array:
+    """Normalises RGB pictures on 0..255: subtracts the mean and divides by the standard deviation per channel.
 
     Args:
         images: (…, height, width, 3), a NumPy array of any number type, a backend tensor or a Keras tensor.
+        preprocessing: whose mean and deviation to use; default ImageNet's, as all published ResNeXt do.
 
     Returns:
         The same shape in float32 (or the float type of `images`); NumPy for NumPy. `images` is not changed.
@@ -33,14 +64,16 @@ def preprocess_input(images: Array) -> Array:
     """
     if not hasattr(images, "shape"):
         images = np.asarray(images)
-    if not len(images.shape) or images.shape[-1] != len(MEAN):
+    if not len(images.shape) or images.shape[-1] != 3:
         raise ValueError(f"images must have 3 channels in the last axis; got shape {tuple(images.shape)}")
+    preprocessing = preprocessing or Preprocessing()
+    mean, std = np.asarray(preprocessing.mean, "float32"), np.asarray(preprocessing.std, "float32")
     if isinstance(images, np.ndarray):
         dtype = images.dtype if np.issubdtype(images.dtype, np.floating) else np.float32
-        return ((images.astype("float32") - _MEAN) / _STD).astype(dtype)
+        return ((images.astype("float32") - mean) / std).astype(dtype)
     dtype = keras.backend.standardize_dtype(images.dtype)
     images = ops.cast(images, "float32")
-    normalised = (images - _MEAN) / _STD
+    normalised = (images - mean) / std
     return ops.cast(normalised, dtype) if "float" in dtype else normalised
 
 
@@ -85,7 +118,7 @@ def load_image(
     size: int | tuple[int, int] = 224,
     *,
     resize: int | None = None,
-    interpolation: Image.Resampling = Image.Resampling.BILINEAR,
+    interpolation: str = "bilinear",
 ) -> np.ndarray:
     """Reads a picture and brings it to `size` as torchvision evaluates: shorter side to `resize`, centre crop.
 
@@ -93,7 +126,7 @@ def load_image(
         source: path or bytes of a picture in any format that Pillow reads; animations give their first frame.
         size: height and width of the result in pixels.
         resize: the shorter side before cropping; default `size / 0.875`, and `size` itself below 64 pixels.
-        interpolation: Pillow's filter; it antialiases.
+        interpolation: "bilinear" or "bicubic", Pillow's, antialiased.
 
     Returns:
         uint8 array (height, width, 3), RGB.
@@ -117,17 +150,13 @@ def load_image(
         raise ValueError(f"image={name} is too large: {error}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on broken data
         raise ValueError(f"image={name} is broken: {error}") from None
-    rgb = resize_shorter_side(rgb, resize or default_resize(min(height, width)), interpolation)
+    resize = resize or Preprocessing().resize_for(min(height, width))
+    rgb = resize_shorter_side(rgb, resize, FILTERS[interpolation])
     if rgb.height < height or rgb.width < width:
         raise ValueError(f"size={size!r} is larger than the picture after resizing, {rgb.height}x{rgb.width}")
     # torchvision's CenterCrop rounds half to even; so does Python.
     top, left = round((rgb.height - height) / 2.0), round((rgb.width - width) / 2.0)
     return np.asarray(rgb.crop((left, top, left + width, top + height)))
-
-
-def default_resize(size: int) -> int:
-    """Shorter side before the crop: 256 for 224, the customary 7/8; small pictures such as CIFAR's are not cropped."""
-    return round(size / 0.875) if size >= 64 else size
 
 
 def resize_shorter_side(picture: Image.Image, side: int, interpolation: Image.Resampling) -> Image.Image:

@@ -1,35 +1,91 @@
-"""Weights by file, for `ResNeXt(weights=…)`."""
+"""Weights by name or file, for `ResNeXt(weights=…)`: the published checkpoints are downloaded, verified and cached."""
 
 import os
+import warnings
 from pathlib import Path
+from typing import Any
 
 import keras
 
+from .download import download
+from .keras_files import KERAS_SUFFIXES, read_keras_weights, read_preprocessing
+from .model import create
+from .preprocessing import set_preprocessing
+from .published import PublishedWeights, find_by_file_name, find_published, list_pretrained
 from .pytorch import load_pytorch_weights
 
-KERAS_SUFFIXES = (".keras", ".weights.h5")
 PYTORCH_SUFFIXES = (".pth", ".pt", ".safetensors", ".tar", ".ckpt", ".bin")
 
 
-def load_weights(model: keras.Model, weights: str | os.PathLike[str]) -> None:
-    """Loads the file `weights` into `model`.
+def from_pretrained(name: str, **options: Any) -> keras.Model:
+    """Builds the model that a published checkpoint is for, with its weights and its preprocessing.
+
+    Args:
+        name: one of `list_pretrained()`, such as "torchvision/resnext50_32x4d.imagenet1k_v2", or a short name,
+            "mmcls/resnext50_32x4d" or "imagenet/resnext50_32x4d", for the most accurate of those that may be used
+            commercially.
+        options: of `ResNeXt`, such as `classes=10`, `include_top=False` or `input_shape`.
+
+    Raises:
+        ValueError: an unknown name, or options with which the weights do not fit.
+        OSError: the file cannot be downloaded; the message says where to put it by hand.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"name={name!r} must be a text; choose one of {', '.join(list_pretrained())}")
+    row = find_published(name)
+    return create(row.architecture, **{**options, "weights": row.name})
+
+
+def load_weights(model: keras.Model, weights: str | os.PathLike[str], architecture: str | None) -> None:
+    """Loads `weights`, published or a file, into `model`, and with published ones their preprocessing.
+
+    Args:
+        model: built by `ResNeXt`.
+        weights: as for `ResNeXt`.
+        architecture: the row of the table that the model is; None for none.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another suffix than those of Keras and PyTorch files, or weights that do not fit.
+        OSError: published weights cannot be downloaded.
+        ValueError: an unknown name, or weights that do not fit.
     """
     if not isinstance(weights, (str, os.PathLike)):
-        raise ValueError(f"weights={weights!r} must be None or the path of a file")
+        raise ValueError(f"weights={weights!r} must be None, the name of published weights or the path of a file")
     path = Path(weights)
+    row = find_by_file_name(path.name)
     if not path.name.endswith(KERAS_SUFFIXES + PYTORCH_SUFFIXES):
         suffixes = ", ".join(KERAS_SUFFIXES + PYTORCH_SUFFIXES)
-        raise ValueError(f"weights={str(weights)!r} must be None or the path of a file ending in one of {suffixes}")
+        if not isinstance(weights, str) or architecture is None:
+            raise ValueError(
+                f"weights={str(weights)!r} must be None or a file ending in one of {suffixes}; published weights have "
+                f"names, but there are none of model={model.name!r}"
+            )
+        try:
+            row = find_published(weights, architecture)
+        except ValueError as error:
+            raise ValueError(f"weights={error}, or a file ending in one of {suffixes}") from None
+        path = fetch(row)
     if not path.is_file():
         raise FileNotFoundError(f"weights={str(weights)!r}: there is no such file")
-    if path.name.endswith(PYTORCH_SUFFIXES):
-        load_pytorch_weights(model, path)
-        return
-    try:
-        model.load_weights(path)
-    except Exception as error:  # Keras, zipfile and h5py raise anything at all on broken or foreign files
-        raise ValueError(f"weights={str(weights)!r} cannot be loaded into model={model.name!r}: {error}") from error
+    load_pytorch_weights(model, read_keras_weights(path) if path.name.endswith(KERAS_SUFFIXES) else path, adapting=True)
+    known = row.preprocessing if row else None
+    preprocessing = read_preprocessing(path) if path.suffix == ".keras" else known
+    if preprocessing is not None and model.inputs[0].shape[-1] == 3:
+        set_preprocessing(model, preprocessing)
+
+
+def fetch(row: PublishedWeights) -> Path:
+    """The original file of a row, downloaded into `cache_folder()` on first use.
+
+    Raises:
+        DownloadError: the file is not there and cannot be fetched.
+    """
+    if not row.commercial:
+        warnings.warn(f"the weights {row.name} may not be used commercially: {row.licence}", stacklevel=2)
+    return download(row.url, cache_folder() / row.file, row.sha256_prefix)
+
+
+def cache_folder() -> Path:
+    """Where published checkpoints are kept: `models/keras_resnext` in Keras's own folder, $KERAS_HOME or ~/.keras."""
+    home = os.environ.get("KERAS_HOME")
+    return (Path(home) if home else Path.home() / ".keras") / "models" / "keras_resnext"

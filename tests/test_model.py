@@ -188,8 +188,12 @@ def test_initialisation_is_mmcls_s():
         (dict(norm_cfg={"type": ["BN"]}), r"type \['BN'\] is unknown"),
         (dict(norm_cfg={"type": "BN", "eps": "x"}), r"eps must be a number above 0"),
         (dict(conv_cfg="ConvWS"), r"conv_cfg='ConvWS' must be None or"),
-        (dict(weights=3), r"weights=3 must be None or the path of a file"),
-        (dict(weights="imagnet"), r"weights='imagnet' must be None or the path of a file ending in"),
+        (dict(weights=3), r"weights=3 must be None, the name of published weights or the path of a file"),
+        (
+            dict(weights="imagnet"),
+            r"weights='imagnet' must be None or a file ending in one of .*there are none of model=",
+        ),
+        (dict(weights=b"imagenet"), r"weights=b'imagenet' must be None, the name of published weights or"),
     ],
 )
 def test_errors_name_argument_value_and_rule(options, message):
@@ -248,9 +252,21 @@ def test_broken_keras_weights_are_a_value_error(tmp_path):
     (tmp_path / "broken.weights.h5").write_bytes(b"no HDF5")
     with pytest.raises(ValueError, match=r"broken\.weights\.h5"):
         small(weights=tmp_path / "broken.weights.h5")
-    small(classes=7).save_weights(tmp_path / "other.weights.h5")
-    with pytest.raises(ValueError, match=r"other\.weights\.h5"):
+    small(stem_channels=32).save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(ValueError, match=r"of another shape: conv1\.weight: \(32, 3, 7, 7\) in the checkpoint"):
         small(weights=tmp_path / "other.weights.h5")
+    small(classes=7).save_weights(tmp_path / "head.weights.h5")
+    with pytest.warns(UserWarning, match="a head of 7 classes and the model one of 5"):
+        small(weights=tmp_path / "head.weights.h5")
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "foreign.keras")
+    with pytest.raises(ValueError, match="unexpected: dense"):
+        small(weights=tmp_path / "foreign.keras")
+
+
+def test_keras_files_that_pool_in_their_shortcuts(tmp_path):
+    small(avg_down=True).save(tmp_path / "pooled.keras")
+    with pytest.raises(ValueError, match="average pooling in the checkpoint; set avg_down=True"):
+        small(weights=tmp_path / "pooled.keras")
 
 
 def test_grouped_layers_are_grouped():

@@ -12,7 +12,8 @@ PACKAGE = Path(keras_resnext.__file__).parent
 
 PUBLIC = {
     *("ResNeXt", "ResNeXt50", "ResNeXt101", "ResNeXt152", "create", "list_architectures", "GroupedConv2D"),
-    *("from_pytorch", "load_pytorch_weights", "preprocess_input", "decode_predictions", "export"),
+    *("from_pytorch", "load_pytorch_weights", "save_pytorch_weights", "from_pretrained", "list_pretrained"),
+    *("preprocess_input", "decode_predictions", "Preprocessing", "get_preprocessing", "set_preprocessing", "export"),
 }
 
 
@@ -77,13 +78,22 @@ print(*sorted(extra - set(sys.stdlib_module_names)))
 ALLOWED = {
     "architectures": set(),
     "options": {"architectures"},
-    "layers": set(),
+    "published": set(),
+    "layers": {"published"},
     "normalization": {"options"},
     "remat": set(),
     "model": {"architectures", "layers", "normalization", "options", "remat", "pretrained"},
-    "preprocessing": set(),
-    "pretrained": {"pytorch"},
-    "prediction": {"architectures", "classifier", "model", "preprocessing", "pretrained", "pytorch"},
+    "preprocessing": {"layers", "published"},
+    "download": set(),
+    "keras_files": {"published", "pytorch"},
+    "pretrained": {"download", "keras_files", "model", "preprocessing", "published", "pytorch"},
+    "loading": {
+        *("architectures", "keras_files", "model", "preprocessing", "pretrained", "published", "pytorch"),
+    },
+    "prediction": {"classifier", "preprocessing"},
+    "info": {"architectures", "download", "keras_files", "published", "pytorch"},
+    "verification": {"pytorch"},
+    "conversion": {"keras_files", "loading", "pretrained", "published", "pytorch", "verification"},
     "pytorch": {"architectures", "layers", "options", "model", "pytorch"},
     "export": {"classifier", "preprocessing", "export"},
     "classifier": {"preprocessing"},

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from keras_resnext import decode_predictions, preprocess_input
-from keras_resnext.preprocessing import default_resize, imagenet_labels, load_image
+from keras_resnext.preprocessing import imagenet_labels, load_image
+from keras_resnext.published import Preprocessing
 from tests.references import torchvision_model  # noqa: F401  declares what torchvision needs to import
 
 
@@ -108,6 +109,6 @@ def test_what_is_no_picture(tmp_path):
 
 
 def test_small_pictures_are_not_cropped():
-    assert [default_resize(n) for n in (32, 224, 288)] == [32, 256, 329]
+    assert [Preprocessing().resize_for(n) for n in (32, 224, 288)] == [32, 256, 329]
     digit = np.arange(64, dtype="uint8").reshape(8, 8)
     assert load_image(encoded(digit), 32).shape == (32, 32, 3)

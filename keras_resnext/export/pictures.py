@@ -5,7 +5,7 @@ from typing import Any
 Tensor = Any
 
 
-def decode_picture(data: Tensor, size: tuple[int, int], resize: int) -> Tensor:
+def decode_picture(data: Tensor, size: tuple[int, int], resize: int, interpolation: str = "bilinear") -> Tensor:
     """Bytes of one picture to float32 (height, width, 3), RGB 0..255, in TensorFlow operations.
 
     The picture is scaled to cover `size` with its shorter side `resize` long, then cropped in the centre, with
@@ -32,7 +32,7 @@ def decode_picture(data: Tensor, size: tuple[int, int], resize: int) -> Tensor:
         [tf.constant(new_height, tf.int64), new_height * width // height],
     )  # fmt: skip
     target = tf.cast(target, tf.int32)
-    resized = tf.image.resize(pixels, target, antialias=True)
+    resized = tf.image.resize(pixels, target, interpolation, antialias=True)
     # Pictures have whole values: rounding makes four pixels of five equal to Pillow's, none differs by more than 1.
     resized = tf.clip_by_value(tf.round(resized), 0.0, 255.0)
     top, left = tf.unstack(tf.cast(tf.round(tf.cast(target - size, tf.float32) / 2), tf.int32))

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from ..classifier import check_classifier, class_names, last_activation
-from ..preprocessing import default_resize, preprocess_input
+from ..preprocessing import get_preprocessing, preprocess_input
 from .pictures import decode_picture
 
 Tensor = Any
@@ -39,8 +39,8 @@ def export_saved_model(
       `top_scores` (N, k), `top_classes` int32 (N, k) and `top_labels` string (N, k), best first. Pictures are resized
       and cropped as `preprocessing.load_image` does.
 
-    Both normalise by `preprocess_input` inside the graph and answer in float32. The labels are also written to
-    `assets/labels.txt`, one a line.
+    Both normalise inside the graph, by the model's own preprocessing, and answer in float32. The labels are also
+    written to `assets/labels.txt`, one a line.
 
     Args:
         model: functional or Sequential, (batch, height, width, 3) normalised pictures to (batch, classes). Where it
@@ -49,7 +49,7 @@ def export_saved_model(
         version: positive number of a version that does not exist; default the highest plus one.
         labels: one name a class. Default: the ImageNet names for 1000 classes, else "0", "1", ….
         image_size: height and width, where the model leaves them free; default 224.
-        resize_size: shorter side before the centre crop; default height / 0.875, below 64 pixels the height itself.
+        resize_size: shorter side before the centre crop; default as the model's own preprocessing has it.
 
     Returns:
         The folder of the version.
@@ -66,7 +66,7 @@ def export_saved_model(
     classes = check_classifier(model)
     size = _image_size(model, image_size)
     names = class_names(labels, classes)
-    resize = default_resize(min(size)) if resize_size is None else resize_size
+    resize = get_preprocessing(model).resize_for(min(size)) if resize_size is None else resize_size
     if not _is_positive(resize) or resize < min(size):
         raise ValueError(f"resize_size={resize_size!r} must be an integer of at least {min(size)}, the image size")
     base = Path(base_dir)
@@ -92,9 +92,10 @@ def _write(model: keras.Model, path: Path, names: Sequence[str], size: tuple[int
     import tensorflow as tf
 
     logits = last_activation(model) is keras.activations.linear
+    preprocessing = get_preprocessing(model)
 
     def probabilities(images: Tensor) -> Tensor:
-        outputs = tf.nest.flatten(model(preprocess_input(images), training=False))[0]
+        outputs = tf.nest.flatten(model(preprocess_input(images, preprocessing), training=False))[0]
         outputs = tf.cast(outputs, tf.float32)
         return tf.nn.softmax(outputs) if logits else outputs
 
@@ -105,7 +106,7 @@ def _write(model: keras.Model, path: Path, names: Sequence[str], size: tuple[int
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "image_bytes")])  # type: ignore[untyped-decorator]
     def serving_bytes(image_bytes: Tensor) -> dict[str, Tensor]:
         images = tf.map_fn(
-            lambda data: decode_picture(data, size, resize),
+            lambda data: decode_picture(data, size, resize, preprocessing.interpolation),
             image_bytes,
             fn_output_signature=tf.TensorSpec((*size, 3), tf.float32),
         )

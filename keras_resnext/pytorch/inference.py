@@ -84,14 +84,14 @@ def _blocks(shapes: Mapping[str, Shape]) -> tuple[int, ...]:
 def _stem(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     if "stem.0.conv.weight" in shapes:
         first, last = _shape(shapes, "stem.0.conv.weight"), _shape(shapes, "stem.2.conv.weight")
-        return {"deep_stem": True, "stem_channels": last[0], "in_channels": first[1]}
+        return {"stem": "imagenet", "deep_stem": True, "stem_channels": last[0], "in_channels": first[1]}
     filters, channels, height, _ = _shape(shapes, "conv1.weight")
     stems = {7: "imagenet", 3: "cifar"}
     if height not in stems:
         raise ValueError(
             f"the checkpoint is no ResNeXt: conv1 has a {height}x{height} kernel; known are 7x7 and 3x3 (CIFAR)"
         )
-    return {"stem": stems[height], "stem_channels": filters, "in_channels": channels}
+    return {"stem": stems[height], "deep_stem": False, "stem_channels": filters, "in_channels": channels}
 
 
 def _se_ratio(shapes: Mapping[str, Shape], blocks: tuple[int, ...], expanded: int) -> int | None:

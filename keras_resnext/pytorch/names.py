@@ -13,12 +13,13 @@ from typing import Any
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
 
 # Keys under which training code keeps the weights, in the order of preference.
-WRAPPER_KEYS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
+WEIGHT_KEYS = ("state_dict", "model", "model_state_dict")
+EMA_KEYS = ("state_dict_ema", "model_ema")  # moving averages of the weights, as timm and torchvision keep them
 
 # Counters and the like that carry nothing a model needs.
 IGNORED = re.compile(r"(\.num_batches_tracked|^n_averaged)$")
 
-# mmcls's EMAHook keeps a flat second copy of every entry beside the model's own.
+# mmcv's EMAHook keeps a second copy of every parameter beside the model's own, under its name with `_` for `.`.
 EMA_PREFIX = "ema_"
 
 # (pattern, replacement), applied in order to every name; mmcls, torchvision and timm at once: none contradicts another.
@@ -37,19 +38,10 @@ RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] 
 )
 _DOWNSAMPLE = re.compile(r"^(layer\d+\.\d+\.downsample)\.(\d+)\.")
 
-# Keras layer name -> canonical name; a shortcut's norm is told from its convolution by the layer's variables.
-LAYER_RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"^(conv1|fc)$", r"\1"),
-        (r"^(?:bn|gn|ln)1$", "norm1"),
-        (r"^stem_(\d)_conv$", r"stem.\1.conv"),
-        (r"^stem_(\d)_(?:bn|gn|ln)$", r"stem.\1.norm"),
-        (r"^layer(\d)_(\d+)_conv(\d)$", r"layer\1.\2.conv\3"),
-        (r"^layer(\d)_(\d+)_(?:bn|gn|ln)(\d)$", r"layer\1.\2.norm\3"),
-        (r"^layer(\d)_(\d+)_se_layer_conv(\d)_conv$", r"layer\1.\2.se.conv\3"),
-        (r"^layer(\d)_(\d+)_downsample_\d$", r"layer\1.\2.downsample"),
-    )
+# Everything that a ResNeXt can have, by canonical name.
+PART = re.compile(
+    r"(conv1|norm1|fc|stem\.[0-2]\.(conv|norm)|layer\d\.\d+\.(conv[123]|norm[123]|se\.conv[12]|downsample\.(conv|norm)))"
+    r"\.(weight|bias|running_mean|running_var)"
 )
 
 
@@ -95,13 +87,9 @@ def _name_shortcuts(canonical: Mapping[str, str]) -> dict[str, str]:
     return {original: rename(name) for original, name in canonical.items()}
 
 
-def canonical_layer_name(layer_name: str, is_norm: bool) -> str | None:
-    """Canonical name of a Keras layer of `ResNeXt`, None for a layer that it does not have."""
-    for pattern, replacement in LAYER_RULES:
-        if pattern.match(layer_name):
-            name = pattern.sub(replacement, layer_name)
-            return f"{name}.{'norm' if is_norm else 'conv'}" if name.endswith("downsample") else name
-    return None
+def module_name(layer_name: str) -> str:
+    """mmcls's name for the module that a layer of `ResNeXt` is: "layer1.0.se_layer.conv1.conv", "fc"."""
+    return layer_name.replace("_", ".").replace("se.layer", "se_layer")
 
 
 def shortcut_indices(names: Iterable[str]) -> dict[str, int]:
@@ -117,22 +105,42 @@ def shortcut_indices(names: Iterable[str]) -> dict[str, int]:
     return indices
 
 
-def find_state_dict(data: Any, depth: int = 3) -> tuple[str, dict[str, Any]]:
+def find_state_dict(data: Any, ema: bool = False) -> tuple[str, dict[str, Any]]:
     """The weights inside a loaded checkpoint: (the wrapper's key or "", {name: array}).
 
-    Wrappers are looked through first, `depth` of them at most: they may hold a tensor or themselves beside the weights.
+    Args:
+        data: what the file holds.
+        ema: whether to take the moving average of the weights that training code keeps beside them.
 
     Raises:
-        ValueError: nothing in `data` looks like a state_dict.
+        ValueError: nothing in `data` looks like a state_dict, or it holds no moving average.
     """
+    if not ema:
+        key, weights = _unwrap(data, WEIGHT_KEYS + EMA_KEYS)
+    elif wrapper := next((k for k in EMA_KEYS if isinstance(data, Mapping) and isinstance(data.get(k), Mapping)), ""):
+        key, weights = _unwrap(data[wrapper], WEIGHT_KEYS)
+        key = f"{wrapper}.{key}" if key else wrapper
+    else:
+        key, weights = _unwrap(data, WEIGHT_KEYS)
+        averages = {name: weights.get(EMA_PREFIX + name.replace(".", "_")) for name in weights}
+        averages = {name: average for name, average in averages.items() if average is not None}
+        if not averages:
+            raise ValueError(
+                f"ema=True, but the checkpoint holds no moving average: none of {', '.join(EMA_KEYS)}, "
+                f"and no entries named {EMA_PREFIX}…"
+            )
+        weights |= averages  # of parameters alone: the statistics are the model's own
+    return key, {k: v for k, v in weights.items() if not IGNORED.search(k) and not k.startswith(EMA_PREFIX)}
+
+
+def _unwrap(data: Any, keys: tuple[str, ...], depth: int = 3) -> tuple[str, dict[str, Any]]:
+    """Looks through wrappers first, at most `depth`: they may hold a tensor or themselves beside the weights."""
     if isinstance(data, Mapping):
-        for key in WRAPPER_KEYS if depth else ():
+        for key in keys if depth else ():
             if isinstance(data.get(key), Mapping):
-                inner, weights = find_state_dict(data[key], depth - 1)
+                inner, weights = _unwrap(data[key], keys, depth - 1)
                 return (f"{key}.{inner}" if inner else key), weights
         if any(hasattr(value, "shape") for value in data.values()):
             return "", {str(k): v for k, v in data.items() if hasattr(v, "shape")}
     found = f"a dict with {sorted(map(str, data))[:8]}" if isinstance(data, Mapping) else type(data).__name__
-    raise ValueError(
-        f"no state_dict in the checkpoint: expected weights or one of {', '.join(WRAPPER_KEYS)}, found {found}"
-    )
+    raise ValueError(f"no state_dict in the checkpoint: expected weights or one of {', '.join(keys)}, found {found}")

@@ -1,6 +1,7 @@
 """Weights between PyTorch checkpoints and Keras models."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,16 +10,11 @@ import numpy as np
 
 from ..layers import CeilAveragePooling2D
 from ..model import ResNeXt
-from .checkpoint import read_checkpoint
+from .adapt import Entries, Shape, adapt, swap_red_and_blue
+from .checkpoint import read_checkpoint, write_checkpoint
 from .inference import infer_options
-from .names import (
-    EMA_PREFIX,
-    IGNORED,
-    canonical_layer_name,
-    canonical_names,
-    find_state_dict,
-    shortcut_indices,
-)
+from .layouts import layout_names
+from .names import PART, canonical_names, find_state_dict, module_name, shortcut_indices
 
 Array = Any
 Source = str | os.PathLike[str] | Mapping[str, Array]
@@ -32,18 +28,23 @@ ENTRIES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-TO_KERAS = {4: (2, 3, 1, 0), 2: (1, 0)}
+TO_KERAS: Mapping[int, tuple[int, ...]] = {4: (2, 3, 1, 0), 2: (1, 0)}
+TO_PYTORCH: Mapping[int, tuple[int, ...]] = {4: (3, 2, 0, 1), 2: (1, 0)}
+STRIP = 64  # columns that a transposed copy takes at a time, so that what it reads stays in the processor's cache
 
 
-def from_pytorch(source: Source, **options: Any) -> keras.Model:
+def from_pytorch(source: Source, *, ema: bool = False, bgr: bool = False, **options: Any) -> keras.Model:
     """Builds the ResNeXt that a PyTorch checkpoint holds and loads it; PyTorch is not needed.
 
     Args:
         source: path of a .pth, .pt or .safetensors file, or {name: array}, from mmcls, torchvision or timm. Depth,
             groups, widths, stem, squeeze-and-excitation, classes and head are read off the weights.
+        ema: takes the moving average that the file holds beside the weights (`model_ema`, `state_dict_ema`, `ema_…`).
+        bgr: the network was trained on BGR pictures; the model takes RGB ones.
         options: of `ResNeXt`, over what was read. Style, dilations, strides, ConvWS and GroupNorm leave no trace in
             weights and must be given where they are not the default. Pictures may have any size unless `input_shape`
-            is given.
+            is given. Other `classes` than the checkpoint's start with a random head, and other input channels adapt
+            the first convolution; a warning says so.
 
     Returns:
         A model as of `ResNeXt`; with a head it ends in softmax (`classifier_activation=None` for logits).
@@ -52,7 +53,7 @@ def from_pytorch(source: Source, **options: Any) -> keras.Model:
         FileNotFoundError: no such file.
         ValueError: no readable checkpoint, no ResNeXt, or options that do not fit the weights.
     """
-    entries = read_entries(source)
+    entries = read_entries(source, ema=ema, bgr=bgr)
     shapes = {name: tuple(array.shape) for name, (_, array) in entries.items()}
     avg_down = 1 in shortcut_indices(original for original, _ in entries.values()).values()
     if "norm_cfg" in options:  # then the norm's kind need not be read off the weights
@@ -63,31 +64,65 @@ def from_pytorch(source: Source, **options: Any) -> keras.Model:
         inferred[per_stage] = inferred[per_stage][: options.get("num_stages")]
     if options.get("input_tensor") is None:
         inferred["input_shape"] = (None, None, in_channels)
+    inferred["include_top"] |= options.get("classes") is not None
     if options.get("out_indices") is not None or options.get("pooling") is not None:
         inferred["include_top"] = False
     model = ResNeXt(**{**inferred, **options})
-    _assign(model, entries)
+    _assign(model, entries, adapting=True)
     return model
 
 
-def load_pytorch_weights(model: keras.Model, source: Source) -> None:
+def load_pytorch_weights(
+    model: keras.Model, source: Source, *, ema: bool = False, bgr: bool = False, adapting: bool = False
+) -> None:
     """Loads a PyTorch checkpoint into a model of `ResNeXt`: all of it or, on any mismatch, nothing.
 
     What the model leaves out by its options is not missed: the head with `include_top=False`, stages behind the last.
 
     Args:
         model: built by `ResNeXt`, `create` or `from_pytorch`.
-        source: as in `from_pytorch`.
+        source, ema, bgr: as in `from_pytorch`.
+        adapting: whether other classes and other input channels are adapted, with a warning, or refused.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no readable checkpoint, or entries that are missing, unexpected or of another shape; all are listed.
     """
-    _assign(model, read_entries(source))
+    _assign(model, read_entries(source, ema=ema, bgr=bgr), adapting)
 
 
-def read_entries(source: Source) -> dict[str, tuple[str, np.ndarray]]:
-    """Canonical name -> (name in the checkpoint, array) of everything but counters and EMA copies."""
+def save_pytorch_weights(model: keras.Model, path: str | os.PathLike[str], layout: str = "torchvision") -> None:
+    """Writes the weights of a model of `ResNeXt` as a state_dict that PyTorch loads, whole or not at all.
+
+    `torch.load(path, weights_only=True)` reads the file (.pth, .pt), or safetensors does, and `load_state_dict` with
+    strict=True accepts it in the library's own ResNeXt of the same options. `num_batches_tracked` is 0 everywhere.
+
+    Args:
+        model: built by `ResNeXt`, `create` or `from_pytorch`.
+        path: ends in .pth, .pt or .safetensors; an existing file is replaced.
+        layout: whose names the entries get, "torchvision", "mmcls" (an ImageClassifier's) or "timm".
+
+    Raises:
+        ValueError: another suffix, a model that is no ResNeXt, or a layout whose library has no such network.
+    """
+    state = state_dict(model)
+    names = layout_names(state, layout)
+    tensors: dict[str, np.ndarray] = {}
+    for name, array in state.items():
+        tensors[names[name]] = array
+        if name.endswith(".running_var"):
+            tensors[names[name].replace("running_var", "num_batches_tracked")] = np.array(0, np.int64)
+    write_checkpoint(path, tensors)
+
+
+def state_dict(model: keras.Model) -> dict[str, np.ndarray]:
+    """mmcls's name of each entry, without `backbone.` and with the head as `fc`, to the array as PyTorch has it."""
+    arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in _named_variables(model).items()}
+    return {name: array.transpose(TO_PYTORCH.get(array.ndim)) for name, array in arrays.items()}
+
+
+def read_entries(source: Source, *, ema: bool = False, bgr: bool = False) -> Entries:
+    """Canonical name -> (name in the checkpoint, array) of everything but counters and, unless asked for, averages."""
     if not isinstance(source, (str, os.PathLike, Mapping)):
         raise ValueError(f"source must be a path or {{name: array}}; got {type(source).__name__}")
     if isinstance(source, Mapping):
@@ -96,14 +131,13 @@ def read_entries(source: Source) -> dict[str, tuple[str, np.ndarray]]:
         raise ValueError(f"source={os.fspath(source)!r} is a folder; it must be a checkpoint file")
     else:
         data = read_checkpoint(source).data
-    _, state = find_state_dict(data)
-    state = {k: v for k, v in state.items() if not IGNORED.search(k) and not k.startswith(EMA_PREFIX)}
-    entries: dict[str, tuple[str, np.ndarray]] = {}
+    _, state = find_state_dict(data, ema)
+    entries: Entries = {}
     for original, name in canonical_names(state).items():
         if name in entries:
             raise ValueError(f"the checkpoint names one entry twice: {entries[name][0]} and {original}")
         entries[name] = original, _as_numpy(state[original])
-    return entries
+    return swap_red_and_blue(entries) if bgr else entries
 
 
 def _as_numpy(value: Array) -> np.ndarray:
@@ -119,51 +153,67 @@ def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
     Raises:
         ValueError: a layer with weights that no ResNeXt has.
     """
+    variables = _named_variables(model)
+    return {name: variables[original] for original, name in canonical_names(variables).items()}
+
+
+def _named_variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """The same by mmcls's names, which the layers carry."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"model must be a keras.Model built by ResNeXt; got {type(model).__name__}")
     variables: dict[str, keras.Variable] = {}
     for layer in model.layers:
-        if not layer.weights:
-            continue
-        own = {variable.name: variable for variable in layer.weights}
-        name = canonical_layer_name(layer.name, is_norm="gamma" in own)
-        if name is None or not set(own) <= set(ENTRIES):
+        own = {f"{module_name(layer.name)}.{ENTRIES.get(v.name, v.name)}": v for v in layer.weights}
+        if len(own) < len(layer.weights) or not all(map(PART.fullmatch, canonical_names(own).values())):
             raise ValueError(
                 f"model={model.name!r} is not built by ResNeXt: layer {layer.name!r} has no PyTorch counterpart"
             )
-        variables |= {f"{name}.{ENTRIES[kind]}": variable for kind, variable in own.items()}
+        variables |= own
     return variables
 
 
-def _assign(model: keras.Model, entries: Mapping[str, tuple[str, np.ndarray]]) -> None:
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"model must be a keras.Model built by ResNeXt; got {type(model).__name__}")
+def _assign(model: keras.Model, entries: Entries, adapting: bool) -> None:
     variables = model_variables(model)
+    wanted: dict[str, Shape] = {name: _pytorch_shape(variable) for name, variable in variables.items()}
+    entries, kept, notes = adapt(entries, wanted) if adapting else (entries, set(), [])
     unexpected = [
         original for name, (original, _) in entries.items() if name not in variables and not _left_out(name, variables)
     ]
-    missing = [name for name in variables if name not in entries]
-    converted, misshaped = {}, []
-    for name, variable in variables.items():
-        if name not in entries:
+    missing = [name for name in variables if name not in entries and name not in kept]
+    misshaped = []
+    for name, (original, array) in entries.items():
+        if name not in variables:
             continue
-        original, array = entries[name]
-        value = array.transpose(TO_KERAS[array.ndim]) if array.ndim in TO_KERAS else array
-        try:
-            value = value.astype("float32", copy=False)
-        except (TypeError, ValueError):
+        if not (np.issubdtype(array.dtype, np.number) or array.dtype.name == "bfloat16"):
             misshaped.append(f"{original}: {array.dtype} is no number")
-            continue
-        if value.shape != tuple(variable.shape):
-            axes = np.argsort(TO_KERAS[len(variable.shape)]) if len(variable.shape) in TO_KERAS else slice(None)
-            wanted = tuple(int(n) for n in np.array(variable.shape)[axes])
-            misshaped.append(f"{original}: {array.shape} in the checkpoint, {wanted} in the model")
-        converted[name] = value
+        elif tuple(array.shape) != wanted[name]:
+            misshaped.append(f"{original}: {tuple(array.shape)} in the checkpoint, {wanted[name]} in the model")
     misshaped += _shortcut_mismatches(model, entries)
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
     if any(problems.values()):
         lines = [f"{len(names)} {what}: {'; '.join(names)}" for what, names in problems.items() if names]
         raise ValueError(f"the checkpoint does not fit model={model.name!r}. " + ". ".join(lines))
-    for name, value in converted.items():
-        variables[name].assign(value)
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    for name, variable in variables.items():
+        if name not in kept:
+            variable.assign(_to_keras(entries[name][1]))
+
+
+def _pytorch_shape(variable: keras.Variable) -> Shape:
+    shape = tuple(int(n) for n in variable.shape)
+    return tuple(shape[axis] for axis in TO_PYTORCH.get(len(shape), range(len(shape))))
+
+
+def _to_keras(array: np.ndarray) -> np.ndarray:
+    """The array as Keras has it, in float32, contiguous where it was transposed."""
+    if array.ndim not in TO_KERAS:
+        return array.astype("float32", copy=False)
+    transposed = array.transpose(TO_KERAS[array.ndim])
+    copy: np.ndarray = np.empty(transposed.shape, "float32")
+    for start in range(0, transposed.shape[-1], STRIP):
+        copy[..., start : start + STRIP] = transposed[..., start : start + STRIP]
+    return copy
 
 
 def _shortcut_mismatches(model: keras.Model, entries: Mapping[str, tuple[str, np.ndarray]]) -> list[str]:

@@ -127,3 +127,4 @@ _WRITERS: dict[str, Callable[[IO[bytes], Mapping[str, np.ndarray]], None]] = {
     ".pt": _write_zip,
     ".safetensors": _write_safetensors,
 }
+SUFFIXES = tuple(_WRITERS)

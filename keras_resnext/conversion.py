@@ -1,0 +1,91 @@
+"""Weights from any file to any other, and the proof that both compute the same."""
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import keras
+
+from .keras_files import KERAS_SUFFIXES, save_keras
+from .loading import load_model
+from .pretrained import PYTORCH_SUFFIXES, fetch
+from .published import find_published
+from .pytorch import save_pytorch_weights
+from .pytorch.layouts import LAYOUTS
+from .pytorch.writer import SUFFIXES as WRITTEN_SUFFIXES
+from .verification import Agreement
+from .verification import verify as verify_weights
+
+TARGET_SUFFIXES = (*KERAS_SUFFIXES, *WRITTEN_SUFFIXES)
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    layout: str | None = None,
+    classes: int | None = None,
+    ema: bool = False,
+    bgr: bool = False,
+    verify: bool = False,
+) -> tuple[keras.Model, Agreement | None]:
+    """Reads a model from `source` and writes it to `target`, whole or not at all.
+
+    Args:
+        source: what `loading.load_model` takes: a PyTorch checkpoint, .keras, .weights.h5, or a published name.
+        target: ends in .keras, .weights.h5, .pth, .pt or .safetensors; an existing file is replaced.
+        layout: of PyTorch files, "torchvision" (the default), "mmcls" or "timm".
+        classes: of a new, random head in place of the source's.
+        ema, bgr: as in `from_pytorch`.
+        verify: whether to run the PyTorch file in torchvision's or timm's own network, and the other file in Keras, on
+            the same pictures. Where they differ, `target` is left as it was.
+
+    Returns:
+        The model, and how well the two files agree where `verify` asked for it.
+
+    Raises:
+        FileNotFoundError: no such source, or no such folder for the target.
+        ValueError: a suffix, a layout or a source that cannot be; weights that do not agree.
+        ImportError: `verify` without PyTorch and torchvision or timm.
+    """
+    path = Path(target)
+    if not path.name.endswith(TARGET_SUFFIXES):
+        raise ValueError(f"target={str(path)!r} must end in one of {', '.join(TARGET_SUFFIXES)}")
+    if layout is not None and layout not in LAYOUTS:
+        raise ValueError(f"layout={layout!r} must be one of {', '.join(LAYOUTS)}")
+    if layout is not None and path.name.endswith(KERAS_SUFFIXES):
+        raise ValueError(f"layout={layout!r} is for PyTorch files; target={str(path)!r} is one of Keras")
+    if path.is_dir() or not path.parent.is_dir():
+        what = "a folder, not a file" if path.is_dir() else "in a folder that does not exist"
+        raise FileNotFoundError(f"target={str(path)!r} is {what}")
+    checkpoint = _pytorch_file(source) if verify else None
+    if verify and checkpoint is None and path.name.endswith(KERAS_SUFFIXES):
+        raise ValueError("verify=True compares with PyTorch, so source or target must be a PyTorch file")
+    if verify and classes is not None:
+        raise ValueError(f"verify=True cannot compare a new random head; classes={classes!r} makes one")
+    model = load_model(source, ema=ema, bgr=bgr, **({} if classes is None else {"classes": classes}))
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".convert-") as folder:
+        aside = Path(folder, path.name)
+        if path.name.endswith(KERAS_SUFFIXES):
+            save_keras(model, aside)
+        else:
+            save_pytorch_weights(model, aside, layout or "torchvision")
+        agreement = None
+        if verify:
+            # The PyTorch file goes to its own library, the other one to Keras.
+            if checkpoint is None:
+                agreement = verify_weights(model, aside)
+            else:
+                agreement = verify_weights(load_model(aside), checkpoint, ema=ema, bgr=bgr)
+        os.replace(aside, os.path.realpath(path))
+    return model, agreement
+
+
+def _pytorch_file(source: str | os.PathLike[str]) -> Path | None:
+    """The checkpoint that `source` names, downloaded if it is a published one; None if it is none."""
+    if os.fspath(source).endswith(PYTORCH_SUFFIXES):
+        return Path(source)
+    with suppress(ValueError):
+        return fetch(find_published(os.fspath(source)))
+    return None

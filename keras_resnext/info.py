@@ -1,0 +1,135 @@
+"""What a file of weights is, told from the file alone: nothing is built and no framework is loaded."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .architectures import identify
+from .download import sha256
+from .keras_files import KERAS_SUFFIXES, read_keras_weights
+from .published import find_by_sha256
+from .pytorch.checkpoint import read_checkpoint
+from .pytorch.inference import infer_options
+from .pytorch.layouts import detect_layout
+from .pytorch.names import canonical_names, find_state_dict, shortcut_indices
+
+FORMATS = {
+    "zip": "torch.save, zip",
+    "legacy": "torch.save, legacy (before 1.6)",
+    "safetensors": "safetensors",
+    ".keras": "Keras model",
+    ".weights.h5": "Keras weights",
+}
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file of weights.
+
+    Attributes:
+        path, size, sha256: the file, its bytes and their hash in hex.
+        format: a value of `FORMATS`.
+        wrapper: the key under which the weights are, "" for none.
+        layout: whose names the entries have: "torchvision", "mmcls", "timm" or "keras_resnext".
+        architecture: a name of `list_architectures()`, else a description.
+        options: of `ResNeXt`, as read off the weights; empty where they are no ResNeXt's.
+        classes: of the head, None for none.
+        parameters: trainable numbers; running statistics and counters are not among them.
+        dtypes: of the entries, the most frequent first.
+        averaged: whether the file also holds a moving average of the weights.
+        published: name of the published checkpoint that this file is, by its hash; None for none.
+        problem: why the weights are no ResNeXt's; "" where they are.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    format: str
+    wrapper: str
+    layout: str
+    architecture: str
+    options: Mapping[str, Any]
+    classes: int | None
+    parameters: int
+    dtypes: tuple[str, ...]
+    averaged: bool
+    published: str | None
+    problem: str
+
+
+def describe_file(path: str | os.PathLike[str]) -> FileInfo:
+    """Reads off a file what it is.
+
+    Args:
+        path: a PyTorch checkpoint, .keras or .weights.h5.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is none of these, or that is damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"file={str(path)!r} is a folder; it must be a checkpoint file")
+    if not path.exists():
+        raise FileNotFoundError(f"file={str(path)!r}: there is no such file")
+    suffix = next((suffix for suffix in KERAS_SUFFIXES if path.name.endswith(suffix)), "")
+    if suffix:
+        form, wrapper, data = suffix, "", read_keras_weights(path)
+        state, averaged = data, False
+    else:
+        checkpoint = read_checkpoint(path)
+        form, (wrapper, state) = checkpoint.format, find_state_dict(checkpoint.data)
+        averaged = _has_average(checkpoint.data)
+    canonical = canonical_names(state)
+    shapes = {name: tuple(state[original].shape) for original, name in canonical.items()}
+    try:
+        options, problem = infer_options(shapes, 1 in shortcut_indices(state).values()), ""
+    except ValueError as error:
+        options, problem = {}, str(error)
+    digest = sha256(path)
+    statistics = (".running_mean", ".running_var")
+    kinds = [array.dtype.name for array in state.values()]
+    return FileInfo(
+        path=path,
+        size=path.stat().st_size,
+        sha256=digest,
+        format=FORMATS[form],
+        wrapper=wrapper,
+        layout="keras_resnext" if suffix else detect_layout(state),
+        architecture=_architecture(options),
+        options=options,
+        classes=options.get("classes"),
+        parameters=sum(int(np.prod(shape)) for name, shape in shapes.items() if not name.endswith(statistics)),
+        dtypes=tuple(sorted(set(kinds), key=kinds.count, reverse=True)),
+        averaged=averaged,
+        published=row.name if (row := find_by_sha256(digest)) else None,
+        problem=problem,
+    )
+
+
+def _has_average(data: Any) -> bool:
+    try:
+        find_state_dict(data, ema=True)
+    except ValueError:
+        return False
+    return True
+
+
+def _architecture(options: Mapping[str, Any]) -> str:
+    """The table's name, else a description such as "ResNeXt-50 (3, 4, 6, 3), 8 groups of 4, 1 input channels"."""
+    if not options:
+        return "no ResNeXt"
+    parts = ("stem", "stem_channels", "base_channels", "deep_stem", "avg_down", "se_ratio")
+    structure = {part: options[part] for part in parts}
+    row = identify(options["blocks"], options["groups"], options["width_per_group"], **structure)
+    if row is not None and options["in_channels"] == 3:
+        return row.name
+    kind = ("SE-" if options["se_ratio"] else "") + ("ResNeXt" if options["groups"] > 1 else "ResNet")
+    described = (
+        f"{kind}-{options['depth']} {options['blocks']}, {options['groups']} groups of {options['width_per_group']}"
+    )
+    return f"{described}, {options['in_channels']} input channels"

@@ -1,0 +1,131 @@
+"""Keras's own files: read by their layers' names without building a model, written whole or not at all."""
+
+import io
+import json
+import os
+import secrets
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from .published import Preprocessing
+from .pytorch.names import module_name
+
+KERAS_SUFFIXES = (".keras", ".weights.h5")
+
+# Entries of a layer in the order in which Keras writes them, by the rank of the first: norms, dense, convolutions.
+_ENTRIES = {1: ("weight", "bias", "running_mean", "running_var"), 2: ("weight", "bias"), 4: ("weight", "bias")}
+_TO_PYTORCH = {2: (1, 0), 4: (3, 2, 0, 1)}
+_RECORD = "keras_resnext>InputPreprocessing"
+
+
+def save_keras(model: Any, path: str | os.PathLike[str]) -> None:
+    """Saves a Keras model to `path`, .keras for all of it or .weights.h5; whoever looks sees the old file or the new.
+
+    Raises:
+        ValueError: another suffix.
+        OSError: the disk refuses.
+    """
+    target = Path(os.path.realpath(path))
+    suffix = next((suffix for suffix in KERAS_SUFFIXES if target.name.endswith(suffix)), None)
+    if suffix is None:
+        raise ValueError(f"path={os.fspath(path)!r} must end in one of {', '.join(KERAS_SUFFIXES)}")
+    aside = target.with_name(f".{target.name.removesuffix(suffix)}.{secrets.token_hex(6)}{suffix}")
+    try:
+        if suffix == ".keras":
+            model.save(aside)
+        else:
+            model.save_weights(aside)
+        with open(aside, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The weights in a .keras or .weights.h5 file under mmcls's names and in PyTorch's shapes, as a state_dict is.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no readable file of Keras, or one whose layers have no names (Keras before 3.10).
+    """
+    weights: dict[str, np.ndarray] = {}
+
+    def visit(place: str, group: Any) -> None:
+        if not isinstance(group, h5py.Group) or not place.startswith("layers/") or "name" not in group.attrs:
+            return
+        arrays = [_read(group, str(index)) for index in range(len(group))]
+        kinds = _ENTRIES.get(arrays[0].ndim, ()) if arrays else ()
+        if len(arrays) > len(kinds):
+            raise ValueError(f"layer {group.attrs['name']!r} is of no kind that a ResNeXt has")
+        for kind, array in zip(kinds, arrays, strict=False):
+            axes = _TO_PYTORCH.get(array.ndim)
+            weights[f"{module_name(str(group.attrs['name']))}.{kind}"] = array.transpose(axes) if axes else array
+
+    with _readable(path), _open_weights(path) as file:
+        file.visititems(visit)  # it follows no links
+        if not weights:
+            raise ValueError("its layers have no names, or no weights")
+    return weights
+
+
+def read_preprocessing(path: str | os.PathLike[str]) -> Preprocessing | None:
+    """What a .keras file says of how its pictures are prepared; None if it says nothing.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_keras_weights`.
+    """
+    with _readable(path):
+        waiting: list[Any] = [read_config(path)]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, dict):
+                if value.get("registered_name") == _RECORD:
+                    return Preprocessing(**value["config"]["preprocessing"])
+                waiting.extend(value.values())
+            elif isinstance(value, list):
+                waiting.extend(value)
+    return None
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The `config.json` of a .keras file."""
+    with _readable(path), zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("config.json"))
+        if not isinstance(config, dict):
+            raise ValueError("its config.json is no dictionary")
+        return config
+
+
+@contextmanager
+def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile, h5py and json raise anything at all on broken or foreign files
+        raise ValueError(f"{os.fspath(path)}: no readable Keras file: {error}") from error
+
+
+@contextmanager
+def _open_weights(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    if os.fspath(path).endswith(".keras"):
+        with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
+            yield file
+    else:
+        with h5py.File(path) as file:
+            yield file
+
+
+def _read(group: Any, name: str) -> np.ndarray:
+    dataset = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+        raise ValueError(f"{group.name}/{name} is no array of this file's own")
+    return np.asarray(dataset[()])
