@@ -54,7 +54,9 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Pictures in any format that Pillow reads.")],
     top: Annotated[int, typer.Option(min=1, help="Classes shown per picture.")] = 5,
     labels: Annotated[Path | None, typer.Option(help="Text file with one class name a line.")] = None,
-    image_size: Annotated[int, typer.Option(min=1, help="Height and width, where the model leaves it free.")] = 224,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Height and width, where the model leaves it free.")
+    ] = None,
 ) -> None:
     """Classify pictures and print the best classes of each."""
     for image in images:  # a mistyped path should not wait for a framework

@@ -28,6 +28,7 @@ from .options import (
     read_conv_cfg,
     squeeze_width,
 )
+from .published import Preprocessing
 from .remat import RematResNeXt
 
 Tensor = Any
@@ -35,7 +36,7 @@ EXPANSION = 4
 
 CONV_TYPES: dict[str, type[GroupedConv2D]] = {"Conv2d": GroupedConv2D, "ConvWS": WSConv2D}
 STYLES = ("pytorch", "caffe")
-STEMS = ("imagenet", "cifar")
+PREPROCESSING = {"imagenet": Preprocessing(), "cifar": Preprocessing(size=32, resize=32)}
 POOLINGS: dict[str | None, type[layers.Layer] | None] = {
     None: None,
     "avg": layers.GlobalAveragePooling2D,
@@ -135,7 +136,7 @@ def ResNeXt(
         num_stages = 3
         strides = strides[:3] if tuple(strides) == (1, 2, 2, 2) else strides
         dilations = dilations[:3] if tuple(dilations) == (1, 1, 1, 1) else dilations
-    check_choice("stem", stem, STEMS)
+    check_choice("stem", stem, tuple(PREPROCESSING))
     check_choice("style", style, STYLES)
     check_choice("pooling", pooling, tuple(POOLINGS))
     check_positive(
@@ -165,7 +166,7 @@ def ResNeXt(
     conv = partial(_conv, conv_type)
     norm = partial(_norm, make_norm)
     image = _image(input_tensor, input_shape, include_top, stem)
-    x = InputPreprocessing(name="preprocessing")(image) if image.shape[-1] == 3 else image
+    x = InputPreprocessing(PREPROCESSING[stem], name="preprocessing")(image) if image.shape[-1] == 3 else image
 
     if stem == "cifar":
         x = conv(x, stem_channels, 3, name="conv1")
@@ -377,7 +378,7 @@ def _image(
             raise ValueError(f"input_shape={input_shape!r} differs from that of input_tensor, {input_tensor.shape[1:]}")
         return input_tensor
     if input_shape is None:
-        size = {"imagenet": 224, "cifar": 32}[stem] if include_top else None
+        size = PREPROCESSING[stem].size if include_top else None
         input_shape = (size, size, 3)
     if not isinstance(input_shape, (list, tuple)) or len(input_shape) != 3:
         raise ValueError(f"input_shape={input_shape!r} must be (height, width, channels)")

@@ -27,7 +27,7 @@ def predict_images(
     *,
     top: int = 5,
     labels: Sequence[str] | None = None,
-    image_size: int = 224,
+    image_size: int | None = None,
 ) -> Iterator[tuple[str | os.PathLike[str], list[tuple[str, float]]]]:
     """Classifies picture files one by one, prepared as the model's own preprocessing says.
 
@@ -36,7 +36,7 @@ def predict_images(
         images: paths.
         top: how many classes a picture; fewer where the model has fewer.
         labels: class names; default ImageNet's for 1000 classes, else the numbers.
-        image_size: height and width where the model leaves them free.
+        image_size: height and width where the model leaves them free; default as its preprocessing has it.
 
     Yields:
         (path, [(class name, score), …]), best first.
@@ -45,9 +45,9 @@ def predict_images(
         ValueError: a model that is no such classifier, labels of the wrong number, or a picture that is none.
     """
     names = class_names(labels, check_classifier(model))
-    height, width = (side or image_size for side in model.inputs[0].shape[1:3])
     logits = last_activation(model) is keras.activations.linear
     preprocessing = get_preprocessing(model)
+    height, width = (side or image_size or preprocessing.size for side in model.inputs[0].shape[1:3])
     resize = preprocessing.resize_for(min(height, width))
     pictures = [
         load_image(path, (height, width), resize=resize, interpolation=preprocessing.interpolation) for path in images

@@ -82,7 +82,7 @@ ALLOWED = {
     "layers": {"published"},
     "normalization": {"options"},
     "remat": set(),
-    "model": {"architectures", "layers", "normalization", "options", "remat", "pretrained"},
+    "model": {"architectures", "layers", "normalization", "options", "published", "remat", "pretrained"},
     "preprocessing": {"layers", "published"},
     "download": set(),
     "keras_files": {"published", "pytorch"},

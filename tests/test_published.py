@@ -135,18 +135,19 @@ def test_preprocessing_out_of_range(options, message):
 
 
 def reference_module(row):
-    """The source's own network with random weights, one block a stage of the row's own widths."""
+    """The source's own network with random weights; the widest, of up to 3.3 GB, with one block a stage."""
     architecture = ARCHITECTURES[row.architecture]
     groups, width = architecture.groups, architecture.width_per_group
+    blocks = list(architecture.blocks) if width <= 8 else [1] * 4
     if row.source == "timm":
         from timm.models.resnet import Bottleneck, ResNet
 
         options = {"stem_type": "deep", "stem_width": 32, "avg_down": True} if "50d" in row.architecture else {}
         attention = {"block_args": {"attn_layer": "se"}} if row.architecture.startswith("se") else {}
-        return ResNet(Bottleneck, [1] * 4, cardinality=groups, base_width=width, **options, **attention)
+        return ResNet(Bottleneck, blocks, cardinality=groups, base_width=width, **options, **attention)
     from torchvision.models.resnet import Bottleneck, ResNet
 
-    return ResNet(Bottleneck, [1] * 4, groups=groups, width_per_group=width)
+    return ResNet(Bottleneck, blocks, groups=groups, width_per_group=width)
 
 
 @pytest.mark.slow

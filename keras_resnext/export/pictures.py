@@ -33,7 +33,8 @@ def decode_picture(data: Tensor, size: tuple[int, int], resize: int, interpolati
     )  # fmt: skip
     target = tf.cast(target, tf.int32)
     resized = tf.image.resize(pixels, target, interpolation, antialias=True)
-    # Pictures have whole values: rounding makes four pixels of five equal to Pillow's, none differs by more than 1.
+    # Pictures have whole values: rounding makes four pixels of five equal to Pillow's, and nearly none differs by more
+    # than 1. Pillow rounds between rows and columns too: that made 99 % equal here, and took up to five times as long.
     resized = tf.clip_by_value(tf.round(resized), 0.0, 255.0)
     top, left = tf.unstack(tf.cast(tf.round(tf.cast(target - size, tf.float32) / 2), tf.int32))
     return tf.ensure_shape(resized[top : top + size[0], left : left + size[1]], (*size, 3))

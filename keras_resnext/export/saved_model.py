@@ -18,7 +18,6 @@ from .pictures import decode_picture
 Tensor = Any
 
 TOP = 5
-DEFAULT_SIZE = 224
 
 
 def export_saved_model(
@@ -48,7 +47,7 @@ def export_saved_model(
         base_dir: folder of the served model; made where it is missing.
         version: positive number of a version that does not exist; default the highest plus one.
         labels: one name a class. Default: the ImageNet names for 1000 classes, else "0", "1", ….
-        image_size: height and width, where the model leaves them free; default 224.
+        image_size: height and width, where the model leaves them free; default as its preprocessing has it.
         resize_size: shorter side before the centre crop; default as the model's own preprocessing has it.
 
     Returns:
@@ -190,7 +189,7 @@ def _image_size(model: keras.Model, image_size: int | tuple[int, int] | None) ->
     fixed = model.inputs[0].shape[1:3]
     if any(f is not None and g is not None and f != g for f, g in zip(fixed, given, strict=True)):
         raise ValueError(f"image_size={image_size!r} must be {fixed}, which model={model.name!r} fixes")
-    height, width = (f or g or DEFAULT_SIZE for f, g in zip(fixed, given, strict=True))
+    height, width = (f or g or get_preprocessing(model).size for f, g in zip(fixed, given, strict=True))
     return height, width
 
 

@@ -195,9 +195,12 @@ def _assign(model: keras.Model, entries: Entries, adapting: bool) -> None:
         raise ValueError(f"the checkpoint does not fit model={model.name!r}. " + ". ".join(lines))
     for note in notes:
         warnings.warn(note, stacklevel=3)
+    # TensorFlow copies a NumPy array in Python before it copies it into the variable; an operation on the array skips
+    # the first. For 334 MB: 0.25 s instead of 0.43 s in a fresh process, where torch.load takes 0.19 s.
+    to_tensor = keras.ops.stop_gradient if keras.backend.backend() == "tensorflow" else np.asarray
     for name, variable in variables.items():
         if name not in kept:
-            variable.assign(_to_keras(entries[name][1]))
+            variable.assign(to_tensor(_to_keras(entries[name][1])))
 
 
 def _pytorch_shape(variable: keras.Variable) -> Shape:
