@@ -1,10 +1,12 @@
 """`keras-resnext VERB`: one command a verb. Heavy imports stay inside the commands, so that help is instant."""
 
+import json
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -70,7 +72,7 @@ def predict(
     table = Table("picture", "rank", "class", "score", box=None)
     for path, ranking in predict_images(load_model(model), images, top=top, labels=names, image_size=image_size):
         for rank, (name, score) in enumerate(ranking, start=1):
-            table.add_row(str(path) if rank == 1 else "", str(rank), name, f"{score:.2%}")
+            table.add_row(escape(str(path)) if rank == 1 else "", str(rank), escape(name), f"{score:.2%}")
     Console().print(table)
 
 
@@ -97,7 +99,7 @@ def info(file: Annotated[Path, typer.Argument(help="PyTorch checkpoint, .keras o
     if found.problem:
         rows["problem"] = found.problem
     for key, value in rows.items():
-        print(f"{key:<16}{value}")
+        print(f"{key:<16}{_printable(str(value))}")
 
 
 @app.command()
@@ -108,6 +110,10 @@ def convert(
         str | None, typer.Option(help="Names in PyTorch files: torchvision (default), mmcls or timm.")
     ] = None,
     classes: Annotated[int | None, typer.Option(min=1, help="A new, random head with so many classes.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Option of ResNeXt that weights cannot show, such as style=caffe."),
+    ] = None,
     ema: Annotated[bool, typer.Option("--ema", help="Take the checkpoint's moving average.")] = False,
     bgr: Annotated[bool, typer.Option("--bgr", help="The checkpoint was trained on BGR pictures.")] = False,
     verify: Annotated[
@@ -118,11 +124,11 @@ def convert(
     load_framework()
     from .conversion import convert as convert_file
 
-    _, agreement = convert_file(source, target, layout=layout, classes=classes, ema=ema, bgr=bgr, verify=verify)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{escape(source)} -> {escape(str(target))} ({target.stat().st_size / 1e6:.1f} MB)")
+    options = _read_options(option or []) | ({} if classes is None else {"classes": classes})
+    _, agreement = convert_file(source, target, layout=layout, ema=ema, bgr=bgr, verify=verify, **options)
+    print(f"{source} -> {target} ({target.stat().st_size / 1e6:.1f} MB)")
     if agreement is not None:
-        console.print(
+        print(
             f"{agreement.outputs} against {agreement.library}: largest difference "
             f"{agreement.largest_difference:.2e}, relatively {agreement.relative_difference:.2e}"
         )
@@ -146,7 +152,7 @@ def export(
 
     names = read_labels(labels) if labels else None
     path = export_saved_model(load_model(model), base_dir, version=version, labels=names, image_size=image_size)
-    Console().print(f"SavedModel: {path}", highlight=False, soft_wrap=True)
+    print(f"SavedModel: {path}")
 
 
 @app.command()
@@ -188,7 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of click's, which typer carries inside or imports
             message = error.format_message()
-        elif isinstance(error, (ValueError, OSError, RuntimeError, ImportError)):
+        elif isinstance(error, (ValueError, OSError, RuntimeError, ImportError, MemoryError)):
             message = str(error) or type(error).__name__
         else:
             raise
@@ -196,10 +202,35 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
 
 
+def _read_options(pairs: list[str]) -> dict[str, Any]:
+    """`NAME=VALUE` each; the value as JSON where it is JSON, else as text."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"option={pair!r} must be NAME=VALUE, such as style=caffe or dilations=[1,1,2,4]")
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
+
+
+def _printable(text: str) -> str:
+    """Without what would drive a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def _tell(message: str) -> None:
     """One line on standard error."""
-    print(f"keras-resnext: {' '.join(message.split())}", file=sys.stderr)
+    print(f"keras-resnext: {_printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+def run() -> None:
+    """The installed command: as `main`, and ended politely it takes away what it has written aside."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    main()
 
 
 if __name__ == "__main__":
-    main()
+    run()

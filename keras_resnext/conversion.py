@@ -2,17 +2,21 @@
 
 import os
 import tempfile
+import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from .keras_files import KERAS_SUFFIXES, save_keras
 from .loading import load_model
+from .preprocessing import get_preprocessing
 from .pretrained import PYTORCH_SUFFIXES, fetch
-from .published import find_published
+from .published import Preprocessing, find_published
 from .pytorch import save_pytorch_weights
 from .pytorch.layouts import LAYOUTS
+from .pytorch.weights import unshown_options
 from .pytorch.writer import SUFFIXES as WRITTEN_SUFFIXES
 from .verification import Agreement
 from .verification import verify as verify_weights
@@ -25,10 +29,10 @@ def convert(
     target: str | os.PathLike[str],
     *,
     layout: str | None = None,
-    classes: int | None = None,
     ema: bool = False,
     bgr: bool = False,
     verify: bool = False,
+    **options: Any,
 ) -> tuple[keras.Model, Agreement | None]:
     """Reads a model from `source` and writes it to `target`, whole or not at all.
 
@@ -36,10 +40,10 @@ def convert(
         source: what `loading.load_model` takes: a PyTorch checkpoint, .keras, .weights.h5, or a published name.
         target: ends in .keras, .weights.h5, .pth, .pt or .safetensors; an existing file is replaced.
         layout: of PyTorch files, "torchvision" (the default), "mmcls" or "timm".
-        classes: of a new, random head in place of the source's.
         ema, bgr: as in `from_pytorch`.
         verify: whether to run the PyTorch file in torchvision's or timm's own network, and the other file in Keras, on
             the same pictures. Where they differ, `target` is left as it was.
+        options: of `ResNeXt`: `classes` for a new, random head; what weights cannot show, such as `style`.
 
     Returns:
         The model, and how well the two files agree where `verify` asked for it.
@@ -49,9 +53,11 @@ def convert(
         ValueError: a suffix, a layout or a source that cannot be; weights that do not agree.
         ImportError: `verify` without PyTorch and torchvision or timm.
     """
-    path = Path(target)
-    if not path.name.endswith(TARGET_SUFFIXES):
-        raise ValueError(f"target={str(path)!r} must end in one of {', '.join(TARGET_SUFFIXES)}")
+    path = Path(os.path.realpath(target))  # where it is written aside: a link may lead to another disk
+    if not path.name.endswith(TARGET_SUFFIXES) or path.name in TARGET_SUFFIXES:
+        raise ValueError(
+            f"target={os.fspath(target)!r} must be a name that ends in one of {', '.join(TARGET_SUFFIXES)}"
+        )
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r} must be one of {', '.join(LAYOUTS)}")
     if layout is not None and path.name.endswith(KERAS_SUFFIXES):
@@ -62,9 +68,11 @@ def convert(
     checkpoint = _pytorch_file(source) if verify else None
     if verify and checkpoint is None and path.name.endswith(KERAS_SUFFIXES):
         raise ValueError("verify=True compares with PyTorch, so source or target must be a PyTorch file")
-    if verify and classes is not None:
-        raise ValueError(f"verify=True cannot compare a new random head; classes={classes!r} makes one")
-    model = load_model(source, ema=ema, bgr=bgr, **({} if classes is None else {"classes": classes}))
+    if verify and options.get("classes") is not None:
+        raise ValueError(f"verify=True cannot compare a new random head; classes={options['classes']!r} makes one")
+    model = load_model(source, ema=ema, bgr=bgr, **options)
+    if path.suffix != ".keras" and (lost := _lost(model)):
+        warnings.warn(f"{path.name} cannot hold {', '.join(lost)}; only .keras files do", stacklevel=2)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".convert-") as folder:
         aside = Path(folder, path.name)
         if path.name.endswith(KERAS_SUFFIXES):
@@ -78,13 +86,21 @@ def convert(
                 agreement = verify_weights(model, aside)
             else:
                 agreement = verify_weights(load_model(aside), checkpoint, ema=ema, bgr=bgr)
-        os.replace(aside, os.path.realpath(path))
+        os.replace(aside, path)
     return model, agreement
+
+
+def _lost(model: keras.Model) -> list[str]:
+    """What of the model no file of weights alone can hold."""
+    lost = [f"{name}={value!r}" for name, value in unshown_options(model).items()]
+    preprocessing = get_preprocessing(model)
+    usual = preprocessing in (Preprocessing(), Preprocessing(32))
+    return lost if usual else [*lost, repr(preprocessing)]
 
 
 def _pytorch_file(source: str | os.PathLike[str]) -> Path | None:
     """The checkpoint that `source` names, downloaded if it is a published one; None if it is none."""
-    if os.fspath(source).endswith(PYTORCH_SUFFIXES):
+    if os.fspath(source).lower().endswith(PYTORCH_SUFFIXES):
         return Path(source)
     with suppress(ValueError):
         return fetch(find_published(os.fspath(source)))

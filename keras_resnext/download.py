@@ -5,6 +5,7 @@ import http.client
 import os
 import urllib.error
 import urllib.request
+import warnings
 from pathlib import Path
 
 from filelock import FileLock
@@ -39,17 +40,22 @@ def download(url: str, path: Path, sha256_prefix: str, *, timeout: float = TIMEO
     Raises:
         DownloadError: no connection, another answer than the file, or a file with another hash.
     """
+    if _matches(path, sha256_prefix):  # so a cache need not be writable
+        return path
+    found = f"the file there has another SHA-256, {sha256(path)}; " if path.is_file() else ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            if not _matches(path, sha256_prefix):
+            if not _matches(path, sha256_prefix):  # another process may have brought it meanwhile
                 part = path.with_name(f"{path.name}.part")
                 _fetch_verified(url, part, sha256_prefix, timeout)
+                if found:
+                    warnings.warn(f"{path} is replaced: {found.removesuffix('; ')}", stacklevel=2)
                 os.replace(part, path)
     except BROKEN as error:
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise DownloadError(
-            f"cannot download {url} ({reason}). Fetch it by other means, if need be, and put it at {path}; "
+            f"cannot download {url} ({reason}). Fetch it by other means, if need be, and put it at {path}; {found}"
             f"its SHA-256 must begin with {sha256_prefix}"
         ) from error
     return path
@@ -89,8 +95,9 @@ def _fetch(url: str, part: Path, timeout: float) -> None:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(url.rsplit("/", 1)[-1], total=None)
+    progress = Progress(*columns, console=Console(stderr=True))
+    task = progress.add_task(url.rsplit("/", 1)[-1], total=None)
+    try:
         for left in reversed(range(ATTEMPTS)):
             try:
                 with _request(url, part.stat().st_size if part.exists() else 0, timeout) as response:
@@ -99,6 +106,7 @@ def _fetch(url: str, part: Path, timeout: float) -> None:
                     length = response.headers.get("Content-Length", "")
                     total = start + int(length) if length.isdecimal() else None
                     progress.update(task, completed=start, total=total)
+                    progress.start()  # not before there is something to show
                     with open(part, "r+b" if start else "wb") as file:
                         file.seek(start)
                         while block := response.read(CHUNK):
@@ -116,6 +124,9 @@ def _fetch(url: str, part: Path, timeout: float) -> None:
             except BROKEN:
                 if not left:
                     raise
+    finally:
+        if progress.live.is_started:  # stopping prints a line of its own
+            progress.stop()
 
 
 def _request(url: str, start: int, timeout: float) -> http.client.HTTPResponse:

@@ -13,9 +13,9 @@ from .download import sha256
 from .keras_files import KERAS_SUFFIXES, read_keras_weights
 from .published import find_by_sha256
 from .pytorch.checkpoint import read_checkpoint
-from .pytorch.inference import infer_options
+from .pytorch.inference import expected_names, infer_from_names
 from .pytorch.layouts import detect_layout
-from .pytorch.names import canonical_names, find_state_dict, shortcut_indices
+from .pytorch.names import canonical_names, find_state_dict
 
 FORMATS = {
     "zip": "torch.save, zip",
@@ -34,7 +34,7 @@ class FileInfo:
         path, size, sha256: the file, its bytes and their hash in hex.
         format: a value of `FORMATS`.
         wrapper: the key under which the weights are, "" for none.
-        layout: whose names the entries have: "torchvision", "mmcls", "timm" or "keras_resnext".
+        layout: whose names the entries have: "torchvision", "mmcls", "timm", "keras_resnext" or "unknown".
         architecture: a name of `list_architectures()`, else a description.
         options: of `ResNeXt`, as read off the weights; empty where they are no ResNeXt's.
         classes: of the head, None for none.
@@ -42,7 +42,7 @@ class FileInfo:
         dtypes: of the entries, the most frequent first.
         averaged: whether the file also holds a moving average of the weights.
         published: name of the published checkpoint that this file is, by its hash; None for none.
-        problem: why the weights are no ResNeXt's; "" where they are.
+        problem: why the weights are no ResNeXt's, or what is missing and too much; "" where all is right.
     """
 
     path: Path
@@ -86,10 +86,18 @@ def describe_file(path: str | os.PathLike[str]) -> FileInfo:
         averaged = _has_average(checkpoint.data)
     canonical = canonical_names(state)
     shapes = {name: tuple(state[original].shape) for original, name in canonical.items()}
+    options: dict[str, Any] = {}
+    problem = ""
     try:
-        options, problem = infer_options(shapes, 1 in shortcut_indices(state).values()), ""
+        options = infer_from_names({name: array.shape for name, array in state.items()})
     except ValueError as error:
-        options, problem = {}, str(error)
+        problem = str(error)
+    else:
+        expected = expected_names(options)
+        differences = {"missing": expected - shapes.keys(), "unexpected": shapes.keys() - expected}
+        problem = "; ".join(
+            f"{len(names)} {what}: {', '.join(sorted(names)[:8])}" for what, names in differences.items() if names
+        )
     digest = sha256(path)
     statistics = (".running_mean", ".running_var")
     kinds = [array.dtype.name for array in state.values()]
@@ -99,10 +107,10 @@ def describe_file(path: str | os.PathLike[str]) -> FileInfo:
         sha256=digest,
         format=FORMATS[form],
         wrapper=wrapper,
-        layout="keras_resnext" if suffix else detect_layout(state),
+        layout="keras_resnext" if suffix else detect_layout(state) if options else "unknown",
         architecture=_architecture(options),
         options=options,
-        classes=options.get("classes"),
+        classes=shapes["fc.weight"][0] if "fc.weight" in shapes else None,
         parameters=sum(int(np.prod(shape)) for name, shape in shapes.items() if not name.endswith(statistics)),
         dtypes=tuple(sorted(set(kinds), key=kinds.count, reverse=True)),
         averaged=averaged,

@@ -8,9 +8,10 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
+import ml_dtypes
 import numpy as np
 
 from .published import Preprocessing
@@ -21,6 +22,7 @@ KERAS_SUFFIXES = (".keras", ".weights.h5")
 # Entries of a layer in the order in which Keras writes them, by the rank of the first: norms, dense, convolutions.
 _ENTRIES = {1: ("weight", "bias", "running_mean", "running_var"), 2: ("weight", "bias"), 4: ("weight", "bias")}
 _TO_PYTORCH = {2: (1, 0), 4: (3, 2, 0, 1)}
+MAX_EXPANSION = 10  # bytes read for one in the file; weights hardly compress
 _RECORD = "keras_resnext>InputPreprocessing"
 
 
@@ -66,8 +68,10 @@ def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if len(arrays) > len(kinds):
             raise ValueError(f"layer {group.attrs['name']!r} is of no kind that a ResNeXt has")
         for kind, array in zip(kinds, arrays, strict=False):
-            axes = _TO_PYTORCH.get(array.ndim)
-            weights[f"{module_name(str(group.attrs['name']))}.{kind}"] = array.transpose(axes) if axes else array
+            axes, name = _TO_PYTORCH.get(array.ndim), f"{module_name(str(group.attrs['name']))}.{kind}"
+            if name in weights:
+                raise ValueError(f"two layers are called {group.attrs['name']!r}")
+            weights[name] = array.transpose(axes) if axes else array
 
     with _readable(path), _open_weights(path) as file:
         file.visititems(visit)  # it follows no links
@@ -98,7 +102,7 @@ def read_preprocessing(path: str | os.PathLike[str]) -> Preprocessing | None:
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The `config.json` of a .keras file."""
     with _readable(path), zipfile.ZipFile(path) as archive:
-        config = json.loads(archive.read("config.json"))
+        config = json.loads(_member(archive, "config.json").read())
         if not isinstance(config, dict):
             raise ValueError("its config.json is no dictionary")
         return config
@@ -117,15 +121,27 @@ def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
 @contextmanager
 def _open_weights(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     if os.fspath(path).endswith(".keras"):
-        with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
+        with zipfile.ZipFile(path) as archive, h5py.File(_member(archive, "model.weights.h5")) as file:
             yield file
     else:
         with h5py.File(path) as file:
             yield file
 
 
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """A file in the archive, in memory if it is not huge for what is stored of it."""
+    stored = archive.getinfo(name)
+    if stored.file_size > MAX_EXPANSION * stored.compress_size + (1 << 20):
+        raise ValueError(f"{name} is {stored.file_size} bytes out of {stored.compress_size}, which no weights are")
+    return io.BytesIO(archive.read(stored))
+
+
 def _read(group: Any, name: str) -> np.ndarray:
     dataset = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
         raise ValueError(f"{group.name}/{name} is no array of this file's own")
-    return np.asarray(dataset[()])
+    if dataset.nbytes > MAX_EXPANSION * dataset.id.get_storage_size():
+        raise ValueError(f"{dataset.name} is {dataset.nbytes} bytes out of {dataset.id.get_storage_size()} in the file")
+    array = np.asarray(dataset[()])
+    # h5py has no bfloat16: Keras stores its bytes and an attribute.
+    return array.view(ml_dtypes.bfloat16) if array.dtype.kind == "V" and array.dtype.itemsize == 2 else array

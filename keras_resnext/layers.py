@@ -145,18 +145,22 @@ def merged_groups(groups: int, channels: int, filters: int) -> int:
     return max((n for n in range(1, groups + 1) if groups % n == 0 and n * width <= MERGED_WIDTH), default=1)
 
 
+def merge_kernel(kernel: Tensor, groups: int) -> Tensor:
+    """The block-diagonal kernels of joined groups, (height, width, channels of a set, all filters), set behind set."""
+    height, width, depth, filters = kernel.shape
+    join = merged_groups(groups, depth * groups, filters)
+    if join > 1:
+        kernel = ops.reshape(kernel, (height, width, 1, depth, groups // join, join, filters // groups))
+        diagonal = ops.reshape(ops.eye(join, dtype="bool"), (1, 1, join, 1, 1, join, 1))
+        kernel = ops.where(diagonal, kernel, ops.zeros((), kernel.dtype))
+    return ops.reshape(kernel, (height, width, join * depth, filters))
+
+
 def _merged(
     inputs: Tensor, kernel: Tensor, groups: int, axis: int, convolve: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    height, width, depth, filters = kernel.shape
-    join = merged_groups(groups, depth * groups, filters)
-    sets = groups // join
-    if join > 1:
-        kernel = ops.reshape(kernel, (height, width, 1, depth, sets, join, filters // groups))
-        diagonal = ops.reshape(ops.eye(join, dtype="bool"), (1, 1, join, 1, 1, join, 1))
-        kernel = ops.where(diagonal, kernel, ops.zeros((), kernel.dtype))
-    # In both cases: (height, width, channels of a set, sets * filters of a set), sets outermost in the last axis.
-    kernel = ops.reshape(kernel, (height, width, join * depth, filters))
+    kernel = merge_kernel(kernel, groups)
+    sets = inputs.shape[axis] // kernel.shape[2]
     if sets == 1:
         return convolve(inputs, kernel)
     pairs = zip(ops.split(inputs, sets, axis=axis), ops.split(kernel, sets, axis=-1), strict=True)
@@ -230,11 +234,16 @@ class WSConv2D(GroupedConv2D):
     """
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        return super().convolution_op(inputs, self.standardise(kernel))
+
+    @staticmethod
+    def standardise(kernel: Tensor) -> Tensor:
+        """The kernel that is used in place of the variable, in the same type."""
         weights = ops.cast(kernel, "float32")
         count = weights.shape[0] * weights.shape[1] * weights.shape[2]
         centred = weights - ops.mean(weights, axis=(0, 1, 2), keepdims=True)
         variance = ops.sum(ops.square(centred), axis=(0, 1, 2), keepdims=True) / max(count - 1, 1)
-        return super().convolution_op(inputs, ops.cast(centred / (ops.sqrt(variance) + 1e-5), kernel.dtype))
+        return ops.cast(centred / (ops.sqrt(variance) + 1e-5), kernel.dtype)
 
 
 @keras.saving.register_keras_serializable(package="keras_resnext")

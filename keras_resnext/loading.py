@@ -1,5 +1,6 @@
 """What the command line's MODEL stands for."""
 
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -9,9 +10,8 @@ import keras
 
 from .architectures import ARCHITECTURES
 from .keras_files import KERAS_SUFFIXES, read_keras_weights
-from .model import create
-from .preprocessing import set_preprocessing
-from .pretrained import PYTORCH_SUFFIXES, from_pretrained
+from .model import ResNeXt, create
+from .pretrained import PYTORCH_SUFFIXES, from_pretrained, mark_as_published
 from .published import find_by_file_name, find_published
 from .pytorch import from_pytorch
 
@@ -31,13 +31,16 @@ def load_model(name: str | os.PathLike[str], *, ema: bool = False, bgr: bool = F
         ValueError: none of these, a file that cannot be read as what its name says, or options that do not fit.
     """
     text, path = os.fspath(name), Path(name)
-    if (ema or bgr) and not path.name.endswith(PYTORCH_SUFFIXES):
+    if (ema or bgr) and not path.name.lower().endswith(PYTORCH_SUFFIXES):
         raise ValueError(f"{'ema' if ema else 'bgr'}=True is for PyTorch checkpoints; MODEL={text!r} is none")
+    known_options = inspect.signature(ResNeXt).parameters
+    if unknown := options.keys() - known_options.keys():
+        raise ValueError(f"{', '.join(sorted(unknown))}: no option of ResNeXt; choose from {', '.join(known_options)}")
     if text in ARCHITECTURES:
         print(f"keras-resnext: {text} has random weights; `keras-resnext list` names trained ones", file=sys.stderr)
         return create(text, **options)
     known = (*KERAS_SUFFIXES, *PYTORCH_SUFFIXES)
-    if not path.name.endswith(known):
+    if not path.name.lower().endswith(known):
         try:
             row = find_published(text)
         except ValueError:
@@ -46,6 +49,8 @@ def load_model(name: str | os.PathLike[str], *, ema: bool = False, bgr: bool = F
                 f"(`keras-resnext list` shows them), nor an architecture; choose one of {', '.join(ARCHITECTURES)}"
             ) from None
         return from_pretrained(row.name, **options)
+    if path.is_dir():
+        raise ValueError(f"MODEL={text!r} is a folder, not a file")
     if not path.is_file():
         raise FileNotFoundError(f"MODEL={text!r}: there is no such file")
     if path.suffix == ".keras":
@@ -57,7 +62,6 @@ def load_model(name: str | os.PathLike[str], *, ema: bool = False, bgr: bool = F
             raise ValueError(f"MODEL={text!r} is no readable .keras file: {error}") from error
     source = read_keras_weights(path) if path.name.endswith(KERAS_SUFFIXES) else path
     model = from_pytorch(source, ema=ema, bgr=bgr, **options)
-    known_row = find_by_file_name(path.name)
-    if known_row is not None and model.inputs[0].shape[-1] == 3:
-        set_preprocessing(model, known_row.preprocessing)
+    if known_row := find_by_file_name(path.name):
+        mark_as_published(model, known_row)
     return model

@@ -36,7 +36,7 @@ EXPANSION = 4
 
 CONV_TYPES: dict[str, type[GroupedConv2D]] = {"Conv2d": GroupedConv2D, "ConvWS": WSConv2D}
 STYLES = ("pytorch", "caffe")
-PREPROCESSING = {"imagenet": Preprocessing(), "cifar": Preprocessing(size=32, resize=32)}
+PREPROCESSING = {"imagenet": Preprocessing(), "cifar": Preprocessing(size=32)}
 POOLINGS: dict[str | None, type[layers.Layer] | None] = {
     None: None,
     "avg": layers.GlobalAveragePooling2D,
@@ -239,8 +239,10 @@ def ResNeXt(
         parts = {"stem": stem, "stem_channels": stem_channels, "base_channels": base_channels}
         parts |= {"deep_stem": deep_stem, "avg_down": avg_down, "se_ratio": se_ratio}
         row = identify(whole, groups, width_per_group, **parts)
-        same = style == "pytorch" and conv_type is GroupedConv2D
-        load_weights(model, weights, row.name if row and same else None)
+        changed: dict[str, Any] = {"style": style} if style != "pytorch" else {}
+        changed |= {"conv_cfg": conv_cfg} if conv_type is not GroupedConv2D else {}
+        changed |= {"norm_cfg": norm_cfg} if prefix != "bn" else {}
+        load_weights(model, weights, row.name if row else None, changed)
     return model
 
 

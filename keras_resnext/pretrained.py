@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,22 @@ def from_pretrained(name: str, **options: Any) -> keras.Model:
     """
     if not isinstance(name, str):
         raise ValueError(f"name={name!r} must be a text; choose one of {', '.join(list_pretrained())}")
+    if "weights" in options:
+        raise ValueError(f"weights={options['weights']!r} cannot be given beside name={name!r}")
     row = find_published(name)
     return create(row.architecture, **{**options, "weights": row.name})
 
 
-def load_weights(model: keras.Model, weights: str | os.PathLike[str], architecture: str | None) -> None:
+def load_weights(
+    model: keras.Model, weights: str | os.PathLike[str], architecture: str | None, changed: Mapping[str, Any]
+) -> None:
     """Loads `weights`, published or a file, into `model`, and with published ones their preprocessing.
 
     Args:
         model: built by `ResNeXt`.
         weights: as for `ResNeXt`.
         architecture: the row of the table that the model is; None for none.
+        changed: options of `model` with which published weights would compute something else.
 
     Raises:
         FileNotFoundError: no such file.
@@ -53,13 +59,16 @@ def load_weights(model: keras.Model, weights: str | os.PathLike[str], architectu
         raise ValueError(f"weights={weights!r} must be None, the name of published weights or the path of a file")
     path = Path(weights)
     row = find_by_file_name(path.name)
-    if not path.name.endswith(KERAS_SUFFIXES + PYTORCH_SUFFIXES):
+    if not path.name.lower().endswith(KERAS_SUFFIXES + PYTORCH_SUFFIXES):
         suffixes = ", ".join(KERAS_SUFFIXES + PYTORCH_SUFFIXES)
         if not isinstance(weights, str) or architecture is None:
             raise ValueError(
                 f"weights={str(weights)!r} must be None or a file ending in one of {suffixes}; published weights have "
                 f"names, but there are none of model={model.name!r}"
             )
+        if changed:
+            options = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+            raise ValueError(f"weights={weights!r}: published weights were trained without {options}")
         try:
             row = find_published(weights, architecture)
         except ValueError as error:
@@ -68,10 +77,22 @@ def load_weights(model: keras.Model, weights: str | os.PathLike[str], architectu
     if not path.is_file():
         raise FileNotFoundError(f"weights={str(weights)!r}: there is no such file")
     load_pytorch_weights(model, read_keras_weights(path) if path.name.endswith(KERAS_SUFFIXES) else path, adapting=True)
-    known = row.preprocessing if row else None
-    preprocessing = read_preprocessing(path) if path.suffix == ".keras" else known
-    if preprocessing is not None and model.inputs[0].shape[-1] == 3:
+    if path.suffix == ".keras" and (preprocessing := read_preprocessing(path)) and takes_rgb(model):
         set_preprocessing(model, preprocessing)
+    if row is not None:
+        mark_as_published(model, row)
+
+
+def mark_as_published(model: keras.Model, row: PublishedWeights) -> None:
+    """Has the model remember the preprocessing of its weights, and says what their licence forbids."""
+    if not row.commercial:
+        warnings.warn(f"the weights {row.name} may not be used commercially: {row.licence}", stacklevel=2)
+    if takes_rgb(model):
+        set_preprocessing(model, row.preprocessing)
+
+
+def takes_rgb(model: keras.Model) -> bool:
+    return bool(model.inputs[0].shape[-1] == 3)
 
 
 def fetch(row: PublishedWeights) -> Path:
@@ -80,8 +101,6 @@ def fetch(row: PublishedWeights) -> Path:
     Raises:
         DownloadError: the file is not there and cannot be fetched.
     """
-    if not row.commercial:
-        warnings.warn(f"the weights {row.name} may not be used commercially: {row.licence}", stacklevel=2)
     return download(row.url, cache_folder() / row.file, row.sha256_prefix)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 # Channel means and standard deviations of ImageNet, RGB on 0..255: those of mmcls, torchvision and timm alike.
@@ -16,7 +17,8 @@ class Preprocessing:
 
     Attributes:
         size: height and width of the crop in pixels.
-        resize: shorter side before the crop, in pixels, at least `size`.
+        resize: shorter side before the crop, in pixels, at least `size`; default `size / 0.875`, and below 64 pixels,
+            CIFAR's sizes, `size` itself.
         interpolation: "bilinear" or "bicubic", antialiased.
         mean, std: per channel, RGB on 0..255.
 
@@ -25,36 +27,35 @@ class Preprocessing:
     """
 
     size: int = 224
-    resize: int = 256
+    resize: int = 0
     interpolation: str = "bilinear"
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD
 
     def __post_init__(self) -> None:
+        if not self.resize and isinstance(self.size, Integral):
+            object.__setattr__(self, "resize", _uncropped(int(self.size), 0.875))
         for name, least in (("size", 1), ("resize", self.size)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
+            object.__setattr__(self, name, int(value))
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation={self.interpolation!r} must be one of {', '.join(INTERPOLATIONS)}")
-        for name in ("mean", "std"):
-            try:
-                values = tuple(float(value) for value in getattr(self, name))
-            except (TypeError, ValueError):
-                values = ()
-            if (
-                len(values) != 3
-                or not all(abs(value) < float("inf") for value in values)
-                or 0.0 in values * (name == "std")
-            ):
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} must be three finite numbers{', none of them 0' * (name == 'std')}"
-                )
-            object.__setattr__(self, name, values)  # a list, as JSON gives it, becomes a tuple
+        for name, above in (("mean", float("-inf")), ("std", 0.0)):
+            value = getattr(self, name)
+            numbers = [float(v) for v in value if isinstance(v, Real)] if isinstance(value, (list, tuple)) else []
+            if len(numbers) != 3 or len(value) != 3 or not all(above < v < float("inf") for v in numbers):
+                raise ValueError(f"{name}={value!r} must be three finite numbers{' above 0' * (name == 'std')}")
+            object.__setattr__(self, name, tuple(numbers))  # JSON gives lists
 
     def resize_for(self, size: int) -> int:
-        """The shorter side for another crop: in proportion, and not cropped at all below 64 pixels, CIFAR's sizes."""
-        return round(size * self.resize / self.size) if size >= 64 else size
+        """The shorter side for another crop: in proportion, and not cropped at all below 64 pixels."""
+        return _uncropped(size, self.size / self.resize)
+
+
+def _uncropped(size: int, share: float) -> int:
+    return round(size / share) if size >= 64 else size
 
 
 @dataclass(frozen=True)

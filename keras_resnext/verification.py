@@ -5,19 +5,19 @@ import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from .pytorch.adapt import FIRST_CONVOLUTIONS
 from .pytorch.checkpoint import read_checkpoint
-from .pytorch.inference import infer_options
+from .pytorch.inference import infer_from_names
 from .pytorch.layouts import layout_names
-from .pytorch.names import canonical_names, find_state_dict, shortcut_indices
-from .pytorch.weights import state_dict
+from .pytorch.names import canonical_names, find_state_dict
+from .pytorch.weights import from_pytorch, state_dict, unshown_options
 
-BATCH = 2
+BATCH, SIDE = 2, 224
 TOLERANCE = 1e-4  # relative; float32 gives about 1e-6, other weights about 1
 INSTALL = "pip install 'keras_resnext[pytorch]'"
 
@@ -46,7 +46,9 @@ class Agreement:
 def verify(
     model: keras.Model, checkpoint: str | os.PathLike[str], *, ema: bool = False, bgr: bool = False
 ) -> Agreement:
-    """Compares `model` with the reference implementation, which reads `checkpoint` by itself.
+    """Compares the weights of `model` with the reference implementation, which reads `checkpoint` by itself.
+
+    The entries must be equal, and the outputs of both networks agree, in float32 on square pictures.
 
     Args:
         model: built by `ResNeXt`.
@@ -55,30 +57,35 @@ def verify(
 
     Raises:
         ImportError: PyTorch, or both torchvision and timm, are not installed.
-        ValueError: no library has such a network, or the outputs differ by more than `TOLERANCE`.
+        ValueError: no library has such a network, entries differ, or the outputs by more than `TOLERANCE`.
     """
     try:
         import torch
     except ImportError as error:
         raise ImportError(f"verifying needs PyTorch and torchvision or timm: {INSTALL}") from error
+    if unshown := unshown_options(model):
+        given = ", ".join(f"{name}={value!r}" for name, value in unshown.items())
+        raise ValueError(f"verify=True: neither torchvision nor timm has a network with {given}")
     weights = _load(checkpoint, ema)
-    canonical = canonical_names(weights)
-    shapes = {name: tuple(weights[original].shape) for original, name in canonical.items()}
-    options = infer_options(shapes, 1 in shortcut_indices(weights).values())
+    options = infer_from_names({name: tuple(array.shape) for name, array in weights.items()})
     library, module = _build_reference(options)
-    own = {name: original for original, name in canonical_names(state_dict(model)).items()}
-    names = layout_names(own.values(), library)
-    state = {names[own[name]]: weights[original] for original, name in canonical.items() if name in own}
+    own = state_dict(model)
+    names, state = layout_names(own, library), {}
+    originals = {name: original for original, name in canonical_names(weights).items()}
+    for name, canonical in canonical_names(own).items():
+        state[names[name]] = weights[originals[canonical]]
+        array = state[names[name]].float().numpy()
+        if not np.array_equal(own[name], array[:, ::-1] if bgr and canonical in FIRST_CONVOLUTIONS else array):
+            raise ValueError(f"the weights do not agree: {originals[canonical]} is not the same in both")
     counters = {name: value for name, value in module.state_dict().items() if name.endswith("num_batches_tracked")}
     module.load_state_dict({**counters, **state}, strict=True)
-    side = model.input_shape[1] or 224
-    pictures = np.random.default_rng(0).standard_normal((BATCH, side, side, options["in_channels"])).astype("float32")
+    pictures = np.random.default_rng(0).standard_normal((BATCH, SIDE, SIDE, options["in_channels"])).astype("float32")
     with torch.no_grad():
         x = torch.from_numpy(np.ascontiguousarray(pictures[..., ::-1] if bgr else pictures))
         expected = module.float().eval()(x.permute(0, 3, 1, 2)).numpy()
-    actual = _scores(model, pictures)
+    actual = _run_keras(own, pictures)
     difference = float(np.abs(actual - expected).max())
-    relative = difference / float(np.abs(expected).max())
+    relative = difference / max(float(np.abs(expected).max()), 1e-30)
     if not relative <= TOLERANCE:
         raise ValueError(
             f"the weights do not agree: on the same pictures {library} and Keras differ by {difference:.2e}, "
@@ -91,14 +98,16 @@ def _load(checkpoint: str | os.PathLike[str], ema: bool) -> dict[str, Any]:
     """The weights as PyTorch's own safe readers give them; as ours does where those refuse what stands beside."""
     import torch
 
-    if Path(checkpoint).suffix == ".safetensors":
+    found = read_checkpoint(checkpoint)  # by content: a name may lie
+    if found.format == "safetensors":
         from safetensors.torch import load_file
 
         return find_state_dict(load_file(checkpoint), ema)[1]
     try:
-        data = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        with open(checkpoint, "rb") as file:  # not by name, by which torch takes a .safetensors for what it says
+            data = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # such as timm's argparse.Namespace
-        arrays = find_state_dict(read_checkpoint(checkpoint).data, ema)[1]
+        arrays = find_state_dict(found.data, ema)[1]
         return {name: torch.from_numpy(array.astype("float32")) for name, array in arrays.items()}
     return find_state_dict(data, ema)[1]
 
@@ -166,12 +175,13 @@ def _import(library: str) -> bool:
 _DECLARED: list[Any] = []  # declarations last as long as their object
 
 
-def _scores(model: keras.Model, pictures: np.ndarray) -> np.ndarray:
-    """Logits, whatever activation the head has; pooled features of a model without one."""
-    layers = {layer.name: layer for layer in model.layers}
-    if "fc" not in layers:
-        features = keras.ops.convert_to_numpy(model(pictures, training=False))
-        return features.mean((1, 2)) if features.ndim == 4 else features
-    features = keras.Model(model.inputs[0], layers["avgpool"].output)(pictures, training=False)
-    kernel, bias = layers["fc"].get_weights()
-    return keras.ops.convert_to_numpy(features) @ kernel + bias
+def _run_keras(state: Mapping[str, np.ndarray], pictures: np.ndarray) -> np.ndarray:
+    """Logits, or pooled features without a head, of the same weights in float32: a model may compute in less."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        head = {"classifier_activation": None} if "fc.weight" in state else {"pooling": "avg"}
+        model = from_pytorch({name: array.astype("float32") for name, array in state.items()}, **head)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    return np.asarray(keras.ops.convert_to_numpy(model(pictures, training=False)))

@@ -99,7 +99,7 @@ def test_what_does_not_agree_is_not_put_in_place(checkpoint, tmp_path, monkeypat
         return model
 
     monkeypatch.setattr(conversion, "load_model", damaged)
-    with pytest.raises(ValueError, match=r"do not agree: on the same pictures torchvision and Keras differ by"):
+    with pytest.raises(ValueError, match=r"do not agree: layer3\.0\.bn2\.weight is not the same in both"):
         convert(checkpoint, tmp_path / "m.keras", verify=True)
     assert (tmp_path / "m.keras").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["m.keras"]
@@ -108,7 +108,13 @@ def test_what_does_not_agree_is_not_put_in_place(checkpoint, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
-        ("m.onnx", {}, r"target='.*m\.onnx' must end in one of \.keras, \.weights\.h5, \.pth, \.pt, \.safetensors"),
+        (
+            "m.onnx",
+            {},
+            r"target='.*m\.onnx' must be a name that ends in one of \.keras, \.weights\.h5, \.pth, \.pt, \.safetensors",
+        ),
+        (".pth", {}, r"target='.*\.pth' must be a name that ends in one of"),
+        ("m.pth", dict(depht=50), "depht: no option of ResNeXt; choose from depth, groups"),
         ("m.pth", dict(layout="tv"), "layout='tv' must be one of torchvision, mmcls, timm"),
         ("m.keras", dict(layout="timm"), r"layout='timm' is for PyTorch files; target='.*m\.keras' is one of Keras"),
         ("none/m.keras", {}, r"target='.*none/m\.keras' is in a folder that does not exist"),
@@ -157,7 +163,12 @@ def test_info_of_every_kind(checkpoint, tmp_path):
     torch.save({"epoch": torch.tensor(3), "model": {"weird.weight": torch.zeros(2)}}, tmp_path / "w.pth")
     found = describe_file(tmp_path / "w.pth")
     assert (found.architecture, found.classes, found.parameters) == ("no ResNeXt", None, 2)
-    assert "expected blocks layer1.0" in found.problem
+    assert (found.layout, "expected blocks layer1.0" in found.problem) == ("unknown", True)
+    incomplete = {k: v for k, v in state.items() if k != "layer2.0.bn2.bias"} | {"extra.weight": torch.zeros(2)}
+    torch.save(incomplete, tmp_path / "i.pth")
+    assert describe_file(tmp_path / "i.pth").problem == "1 missing: layer2.0.norm2.bias; 1 unexpected: extra.weight"
+    for name in ("m.pth", "l.pth"):
+        assert not describe_file(checkpoint if name == "m.pth" else tmp_path / name).problem
 
 
 def test_info_names_the_architecture_and_loads_no_framework(tmp_path):
@@ -216,6 +227,75 @@ def test_hostile_keras_files(tmp_path):
             read(tmp_path / "m.keras")
 
 
+def test_small_files_that_claim_to_be_huge(tmp_path):
+    with h5py.File(tmp_path / "huge.weights.h5", "w") as file:
+        group = file.create_group("layers/conv/vars")
+        group.attrs["name"] = "conv1"
+        group.create_dataset("0", (1 << 20, 1 << 20), "float32", chunks=(64, 64))
+    with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", bytes(1 << 26))
+    for name in ("huge.weights.h5", "bomb.keras"):
+        with pytest.raises(ValueError, match=rf"{name}: no readable Keras file: .* bytes out of \d+"):
+            describe_file(tmp_path / name)
+    with h5py.File(tmp_path / "twice.weights.h5", "w") as file:
+        for place in ("a", "b"):
+            group = file.create_group(f"layers/{place}/vars")
+            group.attrs["name"] = "conv1"
+            group["0"] = np.ones((1, 1, 2, 2), "float32")
+    with pytest.raises(ValueError, match="two layers are called 'conv1'"):
+        describe_file(tmp_path / "twice.weights.h5")
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16", "float64"])
+def test_other_dtype_policies(policy, checkpoint, tmp_path):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = from_pytorch(checkpoint)
+        save_keras(model, tmp_path / "m.keras")
+        save_keras(model, tmp_path / "m.weights.h5")
+        again = from_pytorch(read_keras_weights(tmp_path / "m.weights.h5"))
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
+    convert(tmp_path / "m.keras", tmp_path / "b.pth", verify=policy != "float64")
+    state = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert state["bn1.weight"].dtype == (getattr(torch, policy) if "mixed" not in policy else torch.float32)
+
+
+def test_what_weights_cannot_hold_is_said(checkpoint, tmp_path):
+    options = dict(style="caffe", dilations=[1, 1, 1, 2], conv_cfg={"type": "ConvWS"})
+    convert(checkpoint, tmp_path / "caffe.keras", **options)
+    with pytest.warns(
+        UserWarning, match=r"b\.pth cannot hold style='caffe', dilations=\(1, 1, 1, 2\), conv_cfg=.*ConvWS"
+    ):
+        convert(tmp_path / "caffe.keras", tmp_path / "b.pth")
+    with (
+        pytest.warns(UserWarning, match="cannot hold"),
+        pytest.raises(ValueError, match="neither torchvision nor timm has a network with style='caffe'"),
+    ):
+        convert(tmp_path / "caffe.keras", tmp_path / "c.pth", verify=True)
+    assert not (tmp_path / "c.pth").exists()
+
+
+def test_fixed_sizes_and_dead_heads_verify(checkpoint, tmp_path):
+    convert(checkpoint, tmp_path / "m.keras", verify=True, input_shape=(64, 96, 3))
+    convert(tmp_path / "m.keras", tmp_path / "m.pth", verify=True)
+    state = {k: v * 0 if k.startswith("fc") else v for k, v in torch.load(checkpoint, weights_only=True).items()}
+    torch.save(state, tmp_path / "zero.safetensors")  # the name lies
+    _, agreement = convert(tmp_path / "zero.safetensors", tmp_path / "z.keras", verify=True)
+    assert agreement.largest_difference == 0
+
+
+def test_links_are_followed(checkpoint, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.keras").symlink_to(tmp_path / "elsewhere" / "real.keras")
+    convert(checkpoint, tmp_path / "link.keras")
+    assert (tmp_path / "link.keras").is_symlink()
+    assert sorted(path.name for path in tmp_path.rglob("*.keras")) == ["link.keras", "real.keras"]
+
+
 def test_commands(checkpoint, tmp_path, capsys):
     code, out, err = run("convert", checkpoint, tmp_path / "m.keras", "--verify", capsys=capsys)
     assert (code, err) == (0, "")
@@ -227,6 +307,11 @@ def test_commands(checkpoint, tmp_path, capsys):
         "keras-resnext: warning: the checkpoint has a head of 3 classes and the model one of 7: "
         "it starts at random and must be trained\n"
     )
+    options = ["--option", "style=caffe", "--option", "dilations=[1, 1, 2, 2]"]
+    assert run("convert", checkpoint, tmp_path / "c.keras", *options, capsys=capsys)[0] == 0
+    layers = keras.saving.load_model(tmp_path / "c.keras")
+    assert layers.get_layer("layer2_0_conv1").strides == (2, 2)
+    assert layers.get_layer("layer3_0_conv2").dilation_rate == (2, 2)
     code, out, _ = run("info", tmp_path / "m7.pth", capsys=capsys)
     assert code == 0
     for words in ("mmcls", "7", "float32", "torch.save, zip"):
@@ -239,6 +324,9 @@ def test_commands(checkpoint, tmp_path, capsys):
         ["convert", checkpoint],
         ["info", tmp_path / "none.pth"],
         ["info", ROOT / "README.md"],
+        ["convert", checkpoint, tmp_path / "m.keras", "--option", "style"],
+        ["convert", checkpoint, tmp_path / "m.keras", "--option", "style=pretty"],
+        ["convert", tmp_path, tmp_path / "m.keras"],
     ):
         code, out, err = run(*arguments, capsys=capsys)
         assert (code, out, err.count("\n")) == (2, "", 1), err

@@ -49,8 +49,18 @@ def test_a_file_put_there_by_hand_is_used(server, target):
     target.parent.mkdir(parents=True)
     target.write_bytes(server.content)
     download("http://127.0.0.1:9/file.pth", target, server.prefix)
-    target.write_bytes(b"damaged")  # another file there is replaced
-    download(server.url("file.pth"), target, server.prefix)
+    target.parent.chmod(0o500)  # as in a shared cache, which may be read-only
+    try:
+        download("http://127.0.0.1:9/file.pth", target, server.prefix)
+    finally:
+        target.parent.chmod(0o700)
+    assert names(target) == {"file.pth"}
+    target.write_bytes(b"damaged")
+    with pytest.raises(DownloadError, match=r"the file there has another SHA-256, [0-9a-f]{64}; its SHA-256 must"):
+        download("http://127.0.0.1:9/file.pth", target, server.prefix)
+    assert target.read_bytes() == b"damaged"
+    with pytest.warns(UserWarning, match=r"file\.pth is replaced: the file there has another SHA-256"):
+        download(server.url("file.pth"), target, server.prefix)
     assert target.read_bytes() == server.content
 
 

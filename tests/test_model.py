@@ -252,8 +252,8 @@ def test_broken_keras_weights_are_a_value_error(tmp_path):
     (tmp_path / "broken.weights.h5").write_bytes(b"no HDF5")
     with pytest.raises(ValueError, match=r"broken\.weights\.h5"):
         small(weights=tmp_path / "broken.weights.h5")
-    small(stem_channels=32).save_weights(tmp_path / "other.weights.h5")
-    with pytest.raises(ValueError, match=r"of another shape: conv1\.weight: \(32, 3, 7, 7\) in the checkpoint"):
+    small(stem_channels=16).save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(ValueError, match=r"of another shape: .*conv1\.weight: \(16, 3, 7, 7\) in the checkpoint"):
         small(weights=tmp_path / "other.weights.h5")
     small(classes=7).save_weights(tmp_path / "head.weights.h5")
     with pytest.warns(UserWarning, match="a head of 7 classes and the model one of 5"):

@@ -99,12 +99,16 @@ def test_networks_that_published_weights_are_not_for(server):
     for options in (
         dict(style="caffe"),
         dict(conv_cfg={"type": "ConvWS"}),
+        dict(norm_cfg={"type": "GN", "num_groups": 4}),
         dict(avg_down=True),
         dict(groups=16),
         dict(base_channels=32, groups=1),
     ):
-        with pytest.raises(ValueError, match=r"weights='imagenet' .* there are none of model="):
+        with pytest.raises(ValueError, match=r"weights='imagenet'.*(there are none of model=|were trained without )"):
             ResNeXt(26, **{"blocks": (2, 2, 2, 2), "weights": "imagenet", **options})
+    assert not server.requests
+    with pytest.raises(ValueError, match=r"weights=None cannot be given beside name='imagenet/resnext26_32x4d'"):
+        from_pretrained("imagenet/resnext26_32x4d", weights=None)
     with pytest.raises(ValueError, match="name=3 must be a text"):
         from_pretrained(3)
 
@@ -121,14 +125,18 @@ def test_offline_tells_where_to_put_the_file(server, files, tmp_path):
     create("resnext26_32x4d", weights="imagenet", input_shape=(32, 32, 3))
 
 
-def test_a_file_under_its_published_name_brings_its_preprocessing(server, files):
+def test_a_file_under_its_published_name_brings_its_preprocessing(server, files, monkeypatch):
     folder, rows, _ = files
     from keras_resnext.loading import load_model
 
+    monkeypatch.setattr(published, "PUBLISHED", published.PUBLISHED[:1])
     assert get_preprocessing(load_model(folder / rows[0].url)) == PREPROCESSING
     model = create("resnext26_32x4d", weights=folder / rows[0].url, input_shape=(32, 32, 3))
     assert get_preprocessing(model) == PREPROCESSING
     assert get_preprocessing(load_model("torchvision/resnext26_32x4d.v1", input_shape=(32, 32, 3))) == PREPROCESSING
+    monkeypatch.setattr(published, "PUBLISHED", (replace(published.PUBLISHED[0], licence="CC-BY-NC-4.0"),))
+    with pytest.warns(UserWarning, match="may not be used commercially"):  # as a file, too
+        load_model(folder / rows[0].url)
 
 
 def test_preprocessing_goes_where_the_network_goes(tmp_path):
@@ -182,8 +190,12 @@ main(["predict", "imagenet/resnext26_32x4d", {str(tmp_path / "p.png")!r}])
     assert result.returncode == 0, result.stderr
     assert row.file in result.stderr
     assert result.stdout.count("%") == 5
+    server.shutdown()
     server.server_close()
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    next((tmp_path / "keras").rglob("*.pth")).unlink()
+    failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (2, "", 1), failed.stderr
 
 
 def test_public_functions_are_documented():

@@ -120,18 +120,25 @@ def test_every_architecture_is_identified():
     ("options", "message"),
     [
         (dict(size=0), "size=0 must be an integer of at least 1"),
+        (dict(size="224"), "size='224' must be an integer"),
         (dict(resize=223), "resize=223 must be an integer of at least 224"),
         (dict(resize=256.0), "resize=256.0 must be an integer"),
         (dict(interpolation="area"), "interpolation='area' must be one of bilinear, bicubic"),
         (dict(mean=(1, 2)), r"mean=\(1, 2\) must be three finite numbers"),
-        (dict(std=(1, 0, 1)), r"std=\(1, 0, 1\) must be three finite numbers, none of them 0"),
+        (dict(std=(1, 0, 1)), r"std=\(1, 0, 1\) must be three finite numbers above 0"),
         (dict(mean="abc"), "mean='abc' must be three finite numbers"),
-        (dict(std=(1, float("nan"), 1)), "std=.* must be three finite numbers"),
+        (dict(std=(1, float("nan"), 1)), "std=.* must be three finite numbers above 0"),
+        (dict(std=(-1, 1, 1)), r"std=\(-1, 1, 1\) must be three finite numbers above 0"),
     ],
 )
 def test_preprocessing_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         Preprocessing(**options)
+
+
+def test_preprocessing_completes_itself():
+    assert Preprocessing(size=288).resize == 329
+    assert Preprocessing(size=np.int64(32)) == Preprocessing(32, 32, mean=[123.675, 116.28, 103.53])
 
 
 def reference_module(row):

@@ -102,7 +102,7 @@ def test_options_win_over_what_was_read(tiny):
 def test_parts_that_options_leave_out(tiny):
     assert len(from_pytorch(tiny, out_indices=(0, 2)).outputs) == 2
     assert from_pytorch(tiny, include_top=False, pooling="avg").output_shape == (None, 2048)
-    three = from_pytorch(tiny, num_stages=3, include_top=False)
+    three = from_pytorch(tiny, num_stages=3)
     assert three.output_shape[-1] == 1024
     full = from_pytorch(tiny, out_indices=(2,))
     x = pictures(1, 64, 64, 3)

@@ -6,9 +6,38 @@ from typing import Any
 
 from ..architectures import BLOCKS_BY_DEPTH
 from ..options import squeeze_width
+from .names import canonical_names, shortcut_indices
 
 Shape = tuple[int, ...]
 _CONV1 = re.compile(r"^layer(\d+)\.(\d+)\.conv1\.weight$")
+
+
+def infer_from_names(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """`infer_options` of a checkpoint's own names."""
+    canonical = {name: tuple(shapes[original]) for original, name in canonical_names(shapes).items()}
+    return infer_options(canonical, 1 in shortcut_indices(shapes).values())
+
+
+def expected_names(options: Mapping[str, Any]) -> set[str]:
+    """Canonical names of all entries of the ResNeXt that `infer_options` describes."""
+    layers = [f"stem.{i}" for i in range(3)] if options["deep_stem"] else [""]
+    convolutions = [f"{layer}.conv" for layer in layers] if options["deep_stem"] else ["conv1"]
+    norms = [f"{layer}.norm" for layer in layers] if options["deep_stem"] else ["norm1"]
+    biased = ["fc"] if options["include_top"] else []
+    for stage, count in enumerate(options["blocks"], start=1):
+        for block in (f"layer{stage}.{i}" for i in range(count)):
+            convolutions += [f"{block}.conv{i}" for i in (1, 2, 3)]
+            norms += [f"{block}.norm{i}" for i in (1, 2, 3)]
+            biased += [f"{block}.se.conv{i}" for i in (1, 2)] if options["se_ratio"] else []
+        if stage > 1 or options["stem_channels"] != 4 * options["base_channels"]:
+            convolutions.append(f"layer{stage}.0.downsample.conv")
+            norms.append(f"layer{stage}.0.downsample.norm")
+    statistics = ("weight", "bias", "running_mean", "running_var")
+    return {
+        *(f"{name}.weight" for name in convolutions),
+        *(f"{name}.{kind}" for name in norms for kind in statistics),
+        *(f"{name}.{kind}" for name in biased for kind in ("weight", "bias")),
+    }
 
 
 def infer_options(shapes: Mapping[str, Shape], avg_down: bool) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def layout_names(names: Iterable[str], layout: str) -> dict[str, str]:
     names = list(names)
     first = shortcut_indices(names)
     parts = {
-        "a deep stem": any(name.startswith("stem.") for name in names),
+        "deep stem": any(name.startswith("stem.") for name in names),
         "squeeze-and-excitation": any(".se_layer." in name for name in names),
         "average pooling in shortcuts": any(first.values()),
     }

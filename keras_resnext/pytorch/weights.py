@@ -1,6 +1,7 @@
 """Weights between PyTorch checkpoints and Keras models."""
 
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..layers import CeilAveragePooling2D
+from ..layers import CeilAveragePooling2D, WSConv2D
 from ..model import ResNeXt
+from ..normalization import GroupNorm, LayerNorm
 from .adapt import Entries, Shape, adapt, swap_red_and_blue
 from .checkpoint import read_checkpoint, write_checkpoint
 from .inference import infer_options
@@ -40,6 +42,7 @@ def from_pytorch(source: Source, *, ema: bool = False, bgr: bool = False, **opti
         source: path of a .pth, .pt or .safetensors file, or {name: array}, from mmcls, torchvision or timm. Depth,
             groups, widths, stem, squeeze-and-excitation, classes and head are read off the weights.
         ema: takes the moving average that the file holds beside the weights (`model_ema`, `state_dict_ema`, `ema_…`).
+            mmengine, and mmcv after each epoch, have the average in `state_dict` itself and the weights beside it.
         bgr: the network was trained on BGR pictures; the model takes RGB ones.
         options: of `ResNeXt`, over what was read. Style, dilations, strides, ConvWS and GroupNorm leave no trace in
             weights and must be given where they are not the default. Pictures may have any size unless `input_shape`
@@ -64,7 +67,8 @@ def from_pytorch(source: Source, *, ema: bool = False, bgr: bool = False, **opti
         inferred[per_stage] = inferred[per_stage][: options.get("num_stages")]
     if options.get("input_tensor") is None:
         inferred["input_shape"] = (None, None, in_channels)
-    inferred["include_top"] |= options.get("classes") is not None
+    whole = len(inferred["blocks"]) == inferred["num_stages"]
+    inferred["include_top"] = (inferred["include_top"] and whole) or options.get("classes") is not None
     if options.get("out_indices") is not None or options.get("pooling") is not None:
         inferred["include_top"] = False
     model = ResNeXt(**{**inferred, **options})
@@ -119,6 +123,25 @@ def state_dict(model: keras.Model) -> dict[str, np.ndarray]:
     """mmcls's name of each entry, without `backbone.` and with the head as `fc`, to the array as PyTorch has it."""
     arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in _named_variables(model).items()}
     return {name: array.transpose(TO_PYTORCH.get(array.ndim)) for name, array in arrays.items()}
+
+
+def unshown_options(model: keras.Model) -> dict[str, Any]:
+    """Options of `ResNeXt` that the weights of `model` cannot show, where they are not the default."""
+    layers = {layer.name: layer for layer in model.layers}
+    stages = sorted({int(match[1]) for name in layers if (match := re.match(r"layer(\d)_0_conv2$", name))})
+    firsts = [[layers[f"layer{stage}_0_conv{i}"] for i in (1, 2)] for stage in stages]
+    found = {
+        "style": "caffe" if any(max(first.strides) > 1 for first, _ in firsts) else "pytorch",
+        "strides": tuple(max(first.strides[0], second.strides[0]) for first, second in firsts),
+        "dilations": tuple(second.dilation_rate[0] for _, second in firsts),
+        "conv_cfg": {"type": "ConvWS"} if any(isinstance(layer, WSConv2D) for layer in model.layers) else None,
+        "norm_cfg": next(
+            ({"type": "GN", "num_groups": n.groups} for n in model.layers if isinstance(n, GroupNorm)), None
+        )
+        or ({"type": "LN"} if any(isinstance(n, LayerNorm) for n in model.layers) else None),
+    }
+    usual = {"style": "pytorch", "strides": (1, 2, 2, 2)[: len(stages)], "dilations": (1,) * len(stages)}
+    return {name: value for name, value in found.items() if value != usual.get(name)}
 
 
 def read_entries(source: Source, *, ema: bool = False, bgr: bool = False) -> Entries:
@@ -184,7 +207,7 @@ def _assign(model: keras.Model, entries: Entries, adapting: bool) -> None:
     for name, (original, array) in entries.items():
         if name not in variables:
             continue
-        if not (np.issubdtype(array.dtype, np.number) or array.dtype.name == "bfloat16"):
+        if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
             misshaped.append(f"{original}: {array.dtype} is no number")
         elif tuple(array.shape) != wanted[name]:
             misshaped.append(f"{original}: {tuple(array.shape)} in the checkpoint, {wanted[name]} in the model")
@@ -200,7 +223,9 @@ def _assign(model: keras.Model, entries: Entries, adapting: bool) -> None:
     to_tensor = keras.ops.stop_gradient if keras.backend.backend() == "tensorflow" else np.asarray
     for name, variable in variables.items():
         if name not in kept:
-            variable.assign(to_tensor(_to_keras(entries[name][1])))
+            variable.assign(
+                to_tensor(_to_keras(entries[name][1], "float64" if variable.dtype == "float64" else "float32"))
+            )
 
 
 def _pytorch_shape(variable: keras.Variable) -> Shape:
@@ -208,12 +233,12 @@ def _pytorch_shape(variable: keras.Variable) -> Shape:
     return tuple(shape[axis] for axis in TO_PYTORCH.get(len(shape), range(len(shape))))
 
 
-def _to_keras(array: np.ndarray) -> np.ndarray:
-    """The array as Keras has it, in float32, contiguous where it was transposed."""
+def _to_keras(array: np.ndarray, dtype: str) -> np.ndarray:
+    """The array as Keras has it, contiguous where it was transposed."""
     if array.ndim not in TO_KERAS:
-        return array.astype("float32", copy=False)
+        return array.astype(dtype, copy=False)
     transposed = array.transpose(TO_KERAS[array.ndim])
-    copy: np.ndarray = np.empty(transposed.shape, "float32")
+    copy: np.ndarray = np.empty(transposed.shape, dtype)
     for start in range(0, transposed.shape[-1], STRIP):
         copy[..., start : start + STRIP] = transposed[..., start : start + STRIP]
     return copy
