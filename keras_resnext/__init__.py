@@ -26,6 +26,7 @@ _NAMES = {
     "load_pytorch_weights": "pytorch",
     "preprocess_input": "preprocessing",
     "save_pytorch_weights": "pytorch",
+    "serving": "serving",
     "set_preprocessing": "preprocessing",
 }
 __all__ = sorted(_NAMES)
@@ -42,5 +43,10 @@ def __getattr__(name: str) -> Any:
 
 # Saved models find their classes only once these are registered with Keras, so importing the package imports the model.
 # The command line alone imports on demand: `keras-resnext --help` should not wait seconds for a framework.
+# Where Keras is not installed there is nothing to register, and `keras_resnext.serving` works without it.
 if [PurePath(name).stem for name in sys.argv[:1]] != ["keras-resnext"]:
-    importlib.import_module(".model", __name__)
+    try:
+        importlib.import_module(".model", __name__)
+    except ModuleNotFoundError as error:
+        if error.name != "keras":
+            raise

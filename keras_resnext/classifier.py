@@ -8,8 +8,8 @@ import keras
 from .preprocessing import imagenet_labels
 
 
-def check_classifier(model: Any) -> int:
-    """The number of classes, once `model` is known to be a classifier of RGB pictures."""
+def check_pictures(model: Any) -> None:
+    """Raises ValueError unless `model` takes one batch of RGB pictures."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"model must be a keras.Model; got {type(model).__name__}")
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
@@ -18,7 +18,12 @@ def check_classifier(model: Any) -> int:
     shapes = [tuple(tensor.shape) for tensor in inputs]
     if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][0] is not None or shapes[0][3] != 3:
         raise ValueError(f"model={model.name!r} must take one input (None, height, width, 3); it takes {shapes}")
-    shapes = [tuple(tensor.shape) for tensor in outputs]
+
+
+def check_classifier(model: Any) -> int:
+    """The number of classes, once `model` is known to be a classifier of RGB pictures."""
+    check_pictures(model)
+    shapes = [tuple(tensor.shape) for tensor in model.outputs]
     if len(shapes) != 1 or len(shapes[0]) != 2 or last_activation(model) == "pooling":
         raise ValueError(
             f"model={model.name!r} must give one output (None, classes) of class scores; it gives "

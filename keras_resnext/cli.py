@@ -137,22 +137,75 @@ def convert(
 @app.command()
 def export(
     model: Model,
-    base_dir: Annotated[Path, typer.Argument(help="Folder of the served model; the version becomes a folder in it.")],
-    version: Annotated[int | None, typer.Option(help="Version number; default the highest plus one.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Text file with one class name a line.")] = None,
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="DST", help="Folder of the served model, in which the version becomes one; or a file."),
+    ],
+    format_: Annotated[str, typer.Option("--format", help="saved_model, tflite or onnx.")] = "saved_model",
     image_size: Annotated[
         int | None, typer.Option(help="Height and width in pixels, where the model leaves it free.")
     ] = None,
+    pictures: Annotated[
+        list[Path] | None, typer.Option(help="A picture on which model and export are compared; repeat for more.")
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(help="SavedModel: version number; default the highest plus one.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="SavedModel: text file with one class name a line.")] = None,
+    hardware: Annotated[str, typer.Option(help="SavedModel: what it will run on, cpu, gpu or portable.")] = "cpu",
+    warmup: Annotated[bool, typer.Option(help="SavedModel: write requests that warm a server up.")] = True,
+    tflite: Annotated[bool, typer.Option("--tflite", help="SavedModel: write model.tflite beside it.")] = False,
+    quantization: Annotated[
+        str | None, typer.Option(help="TFLite: float16, dynamic, int8 or int16x8; default float32.")
+    ] = None,
+    calibration: Annotated[Path | None, typer.Option(help="TFLite: folder of pictures, for int8 and int16x8.")] = None,
+    io_type: Annotated[str, typer.Option(help="TFLite: float32, or for int8 also int8 or uint8.")] = "float32",
+    opset: Annotated[int, typer.Option(help="ONNX: version of the operator set.")] = 17,
 ) -> None:
-    """Export a model for TF Serving as BASE_DIR/VERSION."""
+    """Export a model for TF Serving as DST/VERSION, or as a TFLite or ONNX file, and compare it with the model."""
+    given: dict[str, dict[str, Any]] = {
+        "saved_model": {"version": version, "labels": labels, "target": hardware, "warmup": warmup, "tflite": tflite},
+        "tflite": {"quantization": quantization, "calibration": calibration, "io_type": io_type},
+        "onnx": {"opset": opset},
+    }
+    usual: dict[str, Any] = {
+        "version": None,
+        "labels": None,
+        "target": "cpu",
+        "warmup": True,
+        "tflite": False,
+        "quantization": None,
+    }
+    usual |= {"calibration": None, "io_type": "float32", "opset": 17}
+    if format_ not in given:
+        raise ValueError(f"format={format_!r} must be one of {', '.join(given)}")
+    for other in given.keys() - {format_}:
+        for name, value in given[other].items():
+            if value != usual[name]:
+                raise ValueError(f"{name}={value!r} is for --format {other}, not {format_}")
     load_framework()
-    from .export import export_saved_model
-    from .loading import load_model
+    from .export import export_onnx, export_tflite, export_version
+    from .loading import describe_model, load_model
     from .prediction import read_labels
 
-    names = read_labels(labels) if labels else None
-    path = export_saved_model(load_model(model), base_dir, version=version, labels=names, image_size=image_size)
-    print(f"SavedModel: {path}")
+    options = given[format_] | {"image_size": image_size, "pictures": pictures}
+    if labels:
+        options["labels"] = read_labels(labels)
+    loaded = load_model(model)
+    if format_ == "saved_model":
+        options["manifest"] = describe_model(model)
+    run: Any = {"saved_model": export_version, "tflite": export_tflite, "onnx": export_onnx}[format_]
+    report = run(loaded, target, **options)
+    rows = {
+        "written": report.path,
+        "size": f"{report.size / 1e6:.1f} MB",
+        "run by": report.runtime,
+        "largest difference": f"{report.largest_difference:.1e}",
+        "top-1 agreement": f"{report.top1_agreement:.0%}",
+        "latency": f"{report.latency * 1e3:.1f} ms for one picture",
+    }
+    for key, value in rows.items():
+        print(f"{key:<20}{_printable(str(value))}")
 
 
 @app.command()

@@ -65,3 +65,19 @@ def load_model(name: str | os.PathLike[str], *, ema: bool = False, bgr: bool = F
     if known_row := find_by_file_name(path.name):
         mark_as_published(model, known_row)
     return model
+
+
+def describe_model(name: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a manifest says of where a model came from: its source, and what is published of it."""
+    text = os.fspath(name)
+    row = find_by_file_name(Path(name).name)
+    if not text.lower().endswith((*KERAS_SUFFIXES, *PYTORCH_SUFFIXES)) and text not in ARCHITECTURES:
+        row = find_published(text)
+    facts: dict[str, Any] = {"source": Path(name).name if row is None else row.name}
+    if row is not None:
+        facts |= {
+            "architecture": row.architecture,
+            "licence": row.licence,
+            "accuracy": {"top1": row.top1, "top5": row.top5},
+        }
+    return facts

@@ -13,6 +13,8 @@ from .preprocessing import get_preprocessing, load_image, preprocess_input
 
 def read_labels(path: str | os.PathLike[str]) -> list[str]:
     """Class names from a text file, one a line."""
+    if Path(path).is_dir():
+        raise ValueError(f"labels={os.fspath(path)!r} is a folder, not a text file")
     if not Path(path).is_file():
         raise FileNotFoundError(f"labels={os.fspath(path)!r}: there is no such file")
     try:

@@ -16,6 +16,8 @@ from .published import Preprocessing
 
 Array = Any
 
+MAX_RESIZED = 1 << 24  # pixels; a picture 1 pixel wide and 70,000 high would grow to 4.6 billion
+
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -133,7 +135,8 @@ def load_image(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no picture, a broken one, or one so large that Pillow takes it for a decompression bomb.
+        ValueError: no picture, a broken one, one so large that Pillow takes it for a decompression bomb, or one so
+            narrow that it would become such when resized.
     """
     height, width = (size, size) if isinstance(size, int) else size
     name = "bytes" if isinstance(source, bytes) else repr(os.fspath(source))
@@ -151,6 +154,8 @@ def load_image(
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on broken data
         raise ValueError(f"image={name} is broken: {error}") from None
     resize = resize or Preprocessing().resize_for(min(height, width))
+    if (largest := resize**2 * max(rgb.size) // min(rgb.size)) > MAX_RESIZED:
+        raise ValueError(f"image={name} is too narrow: resized it would have {largest} pixels, more than {MAX_RESIZED}")
     rgb = resize_shorter_side(rgb, resize, FILTERS[interpolation])
     if rgb.height < height or rgb.width < width:
         raise ValueError(f"size={size!r} is larger than the picture after resizing, {rgb.height}x{rgb.width}")

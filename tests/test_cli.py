@@ -1,5 +1,6 @@
 """The command line as a user meets it: real processes' output and exit codes."""
 
+import json
 import subprocess
 import sys
 
@@ -84,6 +85,26 @@ def test_export_and_its_errors(saved, tmp_path, capsys):
     assert (code, err.count("\n")) == (2, 1)
 
 
+@pytest.mark.parametrize("format_", ["tflite", "onnx"])
+def test_export_to_a_file(format_, saved, picture, tmp_path, capsys):
+    path = tmp_path / f"small.{format_}"
+    code, out, _ = run("export", saved, path, "--format", format_, "--pictures", picture, capsys=capsys)
+    assert code == 0
+    assert path.stat().st_size > 10_000
+    rows = dict(line.split("  ", 1) for line in out.splitlines())
+    assert rows["written"].strip() == str(path)
+    assert rows["top-1 agreement"].strip() == "100%"
+    assert float(rows["largest difference"]) < 1e-4
+
+
+def test_export_tells_where_the_model_came_from(saved, tmp_path, capsys):
+    assert run("export", saved, tmp_path / "served", "--tflite", "--no-warmup", capsys=capsys)[0] == 0
+    facts = json.loads((tmp_path / "served" / "1" / "manifest.json").read_text())
+    assert facts["source"] == "small.keras"
+    assert "model.tflite" in facts["sha256"]
+    assert not (tmp_path / "served" / "1" / "assets.extra").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -97,6 +118,11 @@ def test_export_and_its_errors(saved, tmp_path, capsys):
         (["predict", "{saved}", "{picture}", "--labels", "{picture}"], "is no UTF-8 text"),
         (["export", "{saved}", "{folder}/out", "--labels", "{text}.pth"], "labels"),
         (["export", "{saved}", "{folder}/out", "--version", "0"], "version"),
+        (["export", "{saved}", "{folder}/out", "--format", "tfjs"], "format='tfjs' must be one of saved_model, tflite"),
+        (["export", "{saved}", "{folder}/o.onnx", "--format", "onnx", "--io-type", "int8"], "is for --format tflite"),
+        (["export", "{saved}", "{folder}/o.onnx", "--format", "onnx", "--opset", "3"], "opset=3"),
+        (["export", "{saved}", "{folder}/o.onnx", "--format", "tflite"], "o.onnx"),
+        (["export", "{saved}", "{folder}/o.tflite", "--format", "tflite", "--quantization", "int8"], "calibration"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, saved, picture, tmp_path, capsys):

@@ -169,7 +169,15 @@ def test_signatures_are_exactly_these(exported: Path) -> None:
                 "top_labels": ("string", [-1, 5]),
             },
         ),
+        "features": ({"images": ("float32", [-1, SIZE, SIZE, 3])}, {"features": ("float32", [-1, 128])}),
+        "classify": (
+            {"inputs": ("string", [-1])},
+            {"classes": ("string", [-1, 5]), "scores": ("float32", [-1, 5])},
+        ),
     }
+    methods = {name: signature.method_name for name, signature in saved.meta_graphs[0].signature_def.items()}
+    assert methods.pop("classify") == "tensorflow/serving/classify"
+    assert {methods[name] for name in found if name in methods} == {"tensorflow/serving/predict"}
     assert not any(f.attr["_XlaMustCompile"].b for f in saved.meta_graphs[0].graph_def.library.function)
 
 
@@ -283,11 +291,211 @@ def plain_grouped() -> keras.Model:
     return keras.Model(image, keras.layers.Dense(3, activation="softmax")(x))
 
 
+def test_plain_grouped_convolutions_are_exported(tmp_path: Path) -> None:
+    """What the server refuses of plain Keras, it runs when exported here."""
+    plain = plain_grouped()
+    images = pictures(3).astype("float32")
+    (answer,) = run_session(export_saved_model(plain, tmp_path), [("serving_default", {"images": images})])
+    assert not isinstance(answer, SessionError), answer
+    np.testing.assert_allclose(answer["probabilities"], keras_probabilities(plain, images), atol=1e-5)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class OwnConv2D(keras.layers.Conv2D):
+    """A subclass may compute anything, so it is left as it is."""
+
+
 def test_xla_functions_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"grouped_conv \(Conv2D, groups=4\)") as error:
-        export_saved_model(plain_grouped(), tmp_path / "a" / "b")
+    image = keras.Input((SIZE, SIZE, 3))
+    x = OwnConv2D(8, 3, groups=4, name="own")(keras.layers.Conv2D(8, 1)(image))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, keras.layers.Dense(3, activation="softmax")(x))
+    with pytest.raises(ValueError, match=r"own \(OwnConv2D, groups=4\)") as error:
+        export_saved_model(model, tmp_path / "a" / "b")
     assert "GroupedConv2D" in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_shapes_are_errors_and_the_session_lives_on(model: keras.Model, exported: Path) -> None:
+    """A session checks no shapes; without a check of its own in the graph, the first of these ends the process."""
+    shapes = [(SIZE, SIZE, 3), (2, SIZE, SIZE, 1), (2, 5, SIZE, 3), (0,)]
+    requests = [
+        (name, {"images": np.zeros(shape, np.float32)}) for shape in shapes for name in ("serving_default", "features")
+    ]
+    *refused, answer = run_session(exported, [*requests, ("features", {"images": pictures(1).astype("float32")})])
+    assert all(isinstance(error, SessionError) for error in refused)
+    assert not isinstance(answer, SessionError)
+
+
+def examples(*images: bytes) -> np.ndarray:
+    made = []
+    for image in images:
+        feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image]))
+        features = tf.train.Features(feature={"image/encoded": feature})
+        made.append(tf.train.Example(features=features).SerializeToString())
+    return np.array(made, object)
+
+
+def test_classify_and_features_as_tf_serving_runs_them(model: keras.Model, exported: Path) -> None:
+    images = pictures(3)
+    pngs = [encoded(image, "PNG") for image in images]
+    classified, features, empty, broken = run_session(
+        exported,
+        [
+            ("classify", {"inputs": examples(*pngs)}),
+            ("features", {"images": images.astype("float32")}),
+            ("serving_default", {"images": np.zeros((0, SIZE, SIZE, 3), np.float32)}),
+            ("classify", {"inputs": np.array([b"no example"], object)}),
+        ],
+    )
+    expected = keras_probabilities(model, images)
+    order = np.argsort(-expected, kind="stable")[:, :5]
+    assert not isinstance(classified, SessionError), classified
+    assert [[name.decode() for name in row] for row in classified["classes"]] == [
+        [LABELS[i] for i in row] for row in order
+    ]
+    np.testing.assert_allclose(classified["scores"], np.take_along_axis(expected, order, 1), atol=1e-5)
+    pooled = keras.Model(model.input, model.get_layer("fc").input)(preprocess_input(images.astype("float32")))
+    np.testing.assert_allclose(features["features"], pooled, rtol=1e-4, atol=1e-5)
+    assert isinstance(empty, SessionError), empty
+    assert "the batch is empty" in str(empty)
+    assert isinstance(broken, SessionError)
+
+
+def test_warmup_requests_are_the_servers_own_messages_and_run(model: keras.Model, exported: Path) -> None:
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    records = tf.data.TFRecordDataset(str(exported / "assets.extra" / "tf_serving_warmup_requests"))
+    logs = [prediction_log_pb2.PredictionLog.FromString(record) for record in records.as_numpy_iterator()]
+    requests = []
+    for log in logs:
+        if log.HasField("classify_log"):
+            request = log.classify_log.request
+            given = [example.SerializeToString() for example in request.input.example_list.examples]
+            requests.append((request.model_spec.signature_name, {"inputs": np.array(given, object)}))
+        else:
+            request = log.predict_log.request
+            inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
+            requests.append((request.model_spec.signature_name, inputs))
+    sizes = [(name, len(next(iter(inputs.values())))) for name, inputs in requests]
+    assert sizes == [
+        (name, batch) for name in ("classify", "features", "serving_bytes", "serving_default") for batch in (1, 8)
+    ]
+    assert not [answer for answer in run_session(exported, requests) if isinstance(answer, SessionError)]
+
+
+def test_manifest(model: keras.Model, exported: Path) -> None:
+    import hashlib
+
+    facts = json.loads((exported / "manifest.json").read_text())
+    files = {path.relative_to(exported).as_posix(): path for path in exported.rglob("*") if path.is_file()}
+    del files["manifest.json"]
+    assert facts["sha256"] == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    assert (facts["classes"], facts["image_size"], facts["target"]) == (CLASSES, [SIZE, SIZE], "cpu")
+    assert facts["preprocessing"]["mean"] == [123.675, 116.28, 103.53]
+    assert facts["verified"]["top1_agreement"] == 1
+    assert facts["verified"]["largest_difference"] < 1e-4
+
+
+@pytest.mark.parametrize("options", [{}, {"pooling": "avg"}])
+def test_networks_without_a_head_give_features(options: dict[str, Any], tmp_path: Path) -> None:
+    model = ResNeXt(**{**OPTIONS, "include_top": False, "classes": 1000, **options})
+    path = export_saved_model(model, tmp_path)
+    images = pictures(2)
+    expected = np.asarray(model(preprocess_input(images.astype("float32")), training=False))
+    expected = expected.mean((1, 2)) if expected.ndim == 4 else expected
+    requests = [(name, {"images": images.astype("float32")}) for name in ("serving_default", "features")]
+    pngs = np.array([encoded(image, "PNG") for image in images], object)
+    for answer in run_session(path, [*requests, ("serving_bytes", {"image_bytes": pngs})]):
+        assert not isinstance(answer, SessionError), answer
+        np.testing.assert_allclose(answer["features"], expected, atol=1e-4)
+    with pytest.raises(ValueError, match="are for classes, and model="):
+        export_saved_model(model, tmp_path, labels=["a"])
+
+
+def test_pictures_too_large_to_decode_are_errors(signatures: Any) -> None:
+    """Headers that promise 30,000 x 30,000 pixels: nothing is decoded."""
+    big = Image.new("L", (30_000, 30_000))
+    jpeg = bytearray(encoded(SMOOTH, "JPEG"))
+    start = jpeg.index(b"\xff\xc0") + 5
+    jpeg[start : start + 4] = (30_000).to_bytes(2, "big") * 2
+    bmp = bytearray(encoded(SAMPLE, "BMP"))
+    bmp[18:26] = (30_000).to_bytes(4, "little") * 2
+    gif = bytearray(encoded(PALETTE, "GIF"))
+    gif[6:10] = (30_000).to_bytes(2, "little") * 2
+    for data in (encoded(big, "PNG"), bytes(jpeg), bytes(bmp), bytes(gif)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="a picture of more than 178956970 pixels"):
+            classify(signatures, data)
+
+
+def test_pictures_too_narrow_to_resize_are_errors() -> None:
+    """One pixel wide and 70,000 high: a small file that would become 256 x 17,920,000."""
+    from keras_resnext.export.pictures import decode_picture
+
+    data = encoded(Image.new("L", (1, 70_000)), "PNG")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="so narrow that it has over 16777216 pixels"):
+        decode_picture(tf.constant(data), (224, 224), 256)
+    with pytest.raises(ValueError, match="is too narrow: resized it would have"):
+        load_image(data, 224)
+    assert decode_picture(tf.constant(encoded(Image.new("L", (2, 400)), "PNG")), (224, 224), 256).shape == (224, 224, 3)
+
+
+def test_an_export_that_computes_something_else_is_not_put_in_place(
+    model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_resnext.export import saved_model
+
+    real = saved_model.expected_outputs
+    monkeypatch.setattr(saved_model, "expected_outputs", lambda *a: real(*a) * 1.01)
+    with pytest.raises(ValueError, match="does not compute what the model does"):
+        export_saved_model(model, tmp_path / "base")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saved_model_cli_shows_runs_and_scans(exported: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
+    np.save(tmp_path / "images.npy", pictures(2).astype("float32"))
+    folder = ["--dir", str(exported)]
+    run = ["run", *folder, "--tag_set", "serve", "--signature_def", "serving_default"]
+    for arguments, shown in (
+        (["show", *folder, "--all"], "Method name is: tensorflow/serving/classify"),
+        ([*run, "--inputs", f"images={tmp_path / 'images.npy'}"], "Result for output key probabilities"),
+        (["scan", *folder], "does not contain the default denylisted ops"),
+    ):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert shown in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_killed_midway_other_versions_stay_and_none_is_half(model: keras.Model, tmp_path: Path) -> None:
+    import signal
+    import time
+
+    base = tmp_path / "base"
+    first = export_saved_model(model, base)
+    before = json.loads((first / "manifest.json").read_text())["sha256"]
+    model.save(tmp_path / "m.keras")
+    code = f"""
+import keras, keras_resnext
+model = keras.saving.load_model({str(tmp_path / "m.keras")!r})
+print("ready", flush=True)
+while True:
+    keras_resnext.export.export_saved_model(model, {str(base)!r}, warmup=False)
+"""
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert running.stdout is not None
+        running.stdout.readline()
+        time.sleep(rng.uniform(0, 4))
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    for version in (folder for folder in base.iterdir() if folder.name.isdecimal()):
+        facts = json.loads((version / "manifest.json").read_text())
+        assert all((version / name).is_file() for name in facts["sha256"])
+        tf.saved_model.load(str(version))
+    assert json.loads((first / "manifest.json").read_text())["sha256"] == before
 
 
 def test_versions(model: keras.Model, tmp_path: Path) -> None:
@@ -296,7 +504,7 @@ def test_versions(model: keras.Model, tmp_path: Path) -> None:
     assert export_saved_model(model, tmp_path) == tmp_path / "8"
     with pytest.raises(FileExistsError, match="version=8 exists already"):
         export_saved_model(model, tmp_path, version=8)
-    for version in (0, -1, True, 1.5, "2"):
+    for version in (0, -1, True, 1.5, "2", 2**63):
         with pytest.raises(ValueError, match=r"version=.* must be a positive integer"):
             export_saved_model(model, tmp_path, version=version)  # type: ignore[arg-type]
     assert sorted(f.name for f in tmp_path.iterdir()) == ["7", "8", "notes"]
@@ -353,8 +561,6 @@ def two_inputs() -> keras.Model:
     [
         (lambda: "resnext50", "must be a keras.Model; got str"),
         (lambda: ResNeXt(**{**OPTIONS, "include_top": False, "out_indices": (0, 2)}), "must give one output"),
-        (lambda: ResNeXt(**{**OPTIONS, "include_top": False}), "must give one output"),
-        (lambda: ResNeXt(**{**OPTIONS, "include_top": False, "pooling": "avg"}), "it gives features"),
         (lambda: ResNeXt(**{**OPTIONS, "input_shape": (16, 16, 1)}), r"must take one input \(None, height, width, 3\)"),
         (two_inputs, "must take one input"),
         (lambda: keras.Sequential([keras.layers.Dense(3)]), "has no known inputs"),

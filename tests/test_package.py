@@ -13,7 +13,8 @@ PACKAGE = Path(keras_resnext.__file__).parent
 PUBLIC = {
     *("ResNeXt", "ResNeXt50", "ResNeXt101", "ResNeXt152", "create", "list_architectures", "GroupedConv2D"),
     *("from_pytorch", "load_pytorch_weights", "save_pytorch_weights", "from_pretrained", "list_pretrained"),
-    *("preprocess_input", "decode_predictions", "Preprocessing", "get_preprocessing", "set_preprocessing", "export"),
+    *("preprocess_input", "decode_predictions", "Preprocessing", "get_preprocessing", "set_preprocessing"),
+    *("export", "serving"),
 }
 
 
@@ -95,8 +96,9 @@ ALLOWED = {
         *("keras_files", "loading", "preprocessing", "pretrained", "published", "pytorch", "verification"),
     },
     "pytorch": {"architectures", "layers", "normalization", "options", "model", "pytorch"},
-    "export": {"classifier", "preprocessing", "export"},
+    "export": {"classifier", "digits", "download", "layers", "normalization", "preprocessing", "export"},
     "classifier": {"preprocessing"},
+    "serving": {"serving"},
     "digits": set(),
     "quickstart": {"digits", "model", "preprocessing", "export"},
 }

@@ -1,0 +1,233 @@
+"""A Keras model as an ONNX file that ONNX Runtime and OpenVINO run at full speed."""
+
+import logging
+import os
+import secrets
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from .network import build_network, classes_of
+from .onnx_graph import simplify
+from .report import ExportReport, compare, expected_outputs, sample_pictures
+
+Tensor = Any
+
+OPSETS = range(13, 19)  # tf2onnx 1.17 writes up to 18; below 13 lie other forms of the same operations
+MAX_BYTES = 2**31 - 2**24  # protobuf's limit, less what the graph itself takes
+INSTALL = "pip install 'keras_resnext[onnx]'"
+
+
+def export_onnx(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    opset: int = 17,
+    image_size: int | tuple[int, int] | None = None,
+    pictures: Sequence[str | os.PathLike[str]] | None = None,
+    tolerance: float = 1e-4,
+) -> ExportReport:
+    """Writes `model` to an ONNX file, once ONNX Runtime has computed with it what the model computes.
+
+    Input: `images`, float32 (batch, height, width, 3), RGB 0..255, normalised inside by the model's own preprocessing.
+    Outputs, float32: `probabilities` (batch, classes) of a classifier, with a softmax where it ends in a linear layer,
+    and `features` (batch, channels), pooled, where there are such. The batch size is free. A grouped convolution is one
+    `Conv` with `group`; BatchNorm is part of the convolutions; all operations are those of the `ai.onnx` domain.
+
+    Args:
+        model: functional or Sequential, of (batch, height, width, 3) normalised pictures; this project's or another.
+        path: file ending in .onnx; replaced if it is there.
+        opset: version of ONNX's operations, 13 to 18.
+        image_size: height and width, where the model leaves them free; default as its preprocessing has it.
+        pictures: files to compare the outputs on, besides random and built-in ones.
+        tolerance: of the largest difference, relative to the largest expected value.
+
+    Raises:
+        ValueError: an argument out of range; a model that is no such, holds more than 2 GiB or something that ONNX has
+            no operation for; outputs beyond the tolerance. The file at `path` is then as it was before.
+        OSError: no such folder, or the disk refuses.
+        ImportError: tf2onnx, onnx or onnxruntime is missing.
+        RuntimeError: Keras runs on another backend than TensorFlow.
+    """
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+        import tf2onnx  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError(f"exporting to ONNX needs tf2onnx, onnx and onnxruntime ({error}): {INSTALL}") from error
+    if not isinstance(opset, int) or opset not in OPSETS:
+        raise ValueError(f"opset={opset!r} must be one of {OPSETS[0]} to {OPSETS[-1]}")
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance > 0:
+        raise ValueError(f"tolerance={tolerance!r} must be a number above 0")
+    target = Path(os.path.realpath(path))
+    if target.suffix != ".onnx":
+        raise ValueError(f"path={os.fspath(path)!r} must end in .onnx")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"path={os.fspath(path)!r}: there is no folder {str(target.parent)!r}")
+    if target.is_dir():
+        raise IsADirectoryError(f"path={os.fspath(path)!r} is a folder")
+
+    network, size = build_network(model, "portable", image_size)
+    check_size(sum(4 * int(np.prod(weight.shape)) for weight in network.weights))
+    images = sample_pictures(model, size, pictures)
+    expected = {"probabilities" if classes_of(model) else "features": expected_outputs(model, images)}
+    for name, values in network.predict_on_batch(images).items():
+        expected.setdefault(name, values)  # what the model does not give by itself
+
+    proto = simplify(_convert(_with_planar_norms(network), size, opset))
+    _check_operations(proto, opset)
+    aside = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with open(aside, "xb") as file:
+            file.write(proto.SerializeToString())
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            onnx.checker.check_model(str(aside), full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ValueError(f"tf2onnx made an invalid file of model={model.name!r}: {error}") from error
+        reports = _verify(aside, images, expected, tolerance)
+        os.replace(aside, target)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    return replace(reports[0], path=Path(path))
+
+
+def check_size(count: int) -> None:
+    """Raises ValueError if weights of `count` bytes do not fit into one ONNX file."""
+    if count > MAX_BYTES:
+        raise ValueError(
+            f"the model's weights take {count / 2**30:.2f} GiB; an ONNX file holds at most {MAX_BYTES / 2**30:.2f} GiB"
+        )
+
+
+def _convert(network: keras.Model, size: tuple[int, int], opset: int) -> Any:
+    """The network as tf2onnx sees it."""
+    import tensorflow as tf
+    import tf2onnx
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *size, 3), tf.float32, "images")])  # type: ignore[untyped-decorator]
+    def run(images: Tensor) -> dict[str, Tensor]:
+        return network(images, training=False)
+
+    with _quiet():
+        concrete = run.get_concrete_function()
+        # tf2onnx.convert.from_function makes inputs of the constants that Keras's layers hold, the mean of a
+        # Normalization for one; frozen here, the pictures are the one input.
+        frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
+        outputs = [tensor.name for tensor in frozen.outputs]
+        names = dict(zip(outputs, sorted(concrete.structured_outputs), strict=True))
+        proto, _ = tf2onnx.convert.from_graph_def(
+            frozen.graph.as_graph_def(add_shapes=True),
+            name=network.name,
+            input_names=["images:0"],
+            output_names=outputs,
+            opset=opset,
+            tensors_to_rename={"images:0": "images", **names},
+        )
+    return proto
+
+
+def _check_operations(proto: Any, opset: int) -> None:
+    """tf2onnx leaves what it cannot convert as it is, and says so in its log alone."""
+    import onnx
+
+    unknown = {
+        f"{node.domain}{'.' * bool(node.domain)}{node.op_type} ({node.name})"
+        for node in proto.graph.node
+        if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, opset, "")
+    }
+    if unknown:
+        raise ValueError(
+            f"the model holds what has no operation in ONNX opset {opset}: {', '.join(sorted(unknown)[:8])}"
+        )
+
+
+def _verify(path: Path, images: np.ndarray, expected: dict[str, np.ndarray], tolerance: float) -> list[ExportReport]:
+    """Runs the file in ONNX Runtime; a report for each output, the model's own first."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session.run(None, {"images": images[:1]})
+    except Exception as error:  # its own exceptions have no base class of their own
+        raise ValueError(f"ONNX Runtime does not run the file: {error}") from error
+    return [
+        compare(
+            path,
+            "ONNX Runtime",
+            lambda batch, name=name: session.run([name], {"images": batch})[0],  # type: ignore[misc]
+            images,
+            values,
+            tolerance,
+        )
+        for name, values in expected.items()
+    ]
+
+
+class _PlanarNorm(keras.layers.Layer):
+    """Group or layer normalisation computed on planes, so that tf2onnx's transposes around it meet and cancel out."""
+
+    def __init__(self, norm: keras.layers.GroupNormalization | keras.layers.LayerNormalization) -> None:
+        super().__init__(name=norm.name, dtype="float32", trainable=False)
+        self.norm = norm
+        self.built = True
+
+    def call(self, inputs: Tensor) -> Tensor:
+        height, width, channels = inputs.shape[1:]
+        x, axis = ops.transpose(inputs, (0, 3, 1, 2)), 1
+        if isinstance(self.norm, keras.layers.GroupNormalization):
+            x, axis = ops.reshape(x, (-1, self.norm.groups, height * width * channels // self.norm.groups)), 2
+        x = x - ops.mean(x, axis=axis, keepdims=True)
+        x = x / ops.sqrt(ops.mean(x * x, axis=axis, keepdims=True) + self.norm.epsilon)
+        x = ops.transpose(ops.reshape(x, (-1, channels, height, width)), (0, 2, 3, 1))
+        x = x * self.norm.gamma if self.norm.scale else x
+        return x + self.norm.beta if self.norm.center else x
+
+
+def _with_planar_norms(model: keras.Model) -> keras.Model:
+    """The same network over the same layers, but for its group and layer normalisations over maps."""
+    kinds = (keras.layers.GroupNormalization, keras.layers.LayerNormalization)
+
+    def swap(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, keras.Model):
+            return _with_planar_norms(layer)
+        last = isinstance(layer, kinds) and layer.axis in (3, -1, [3], [-1]) and len(layer.output.shape) == 4
+        planar = last and not getattr(layer, "rms_scaling", False)
+        return _PlanarNorm(layer) if planar else layer
+
+    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Tensor:
+        return layer(*args, **kwargs)
+
+    if not any(isinstance(layer, kinds) for layer in model._flatten_layers()):
+        return model
+    return keras.models.clone_model(model, clone_function=swap, call_function=call)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the log of tf2onnx and of the TensorFlow calls that it makes; what counts is checked afterwards."""
+    import tf2onnx
+
+    loggers = [logging.getLogger("tf2onnx"), tf2onnx.utils.logger, logging.getLogger("tensorflow")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,135 @@
+"""Whether an export computes what the model does: run by its own runtime on random and real pictures."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+from PIL import Image
+
+from ..classifier import last_activation
+from ..digits import load_digits
+from ..download import sha256
+from ..preprocessing import get_preprocessing, load_image, preprocess_input
+from .fuse import copy_weights, in_float32
+
+RANDOM = 4
+DIGITS = 4
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported, and how well it agrees with the model.
+
+    Attributes:
+        path: the file, or the folder of the version.
+        size: bytes of all files.
+        runtime: what ran it.
+        largest_difference: of probabilities (or features), over all pictures.
+        top1_agreement: share of pictures to which both give the same class; 1 without classes.
+        latency: seconds for one picture, median.
+    """
+
+    path: Path
+    size: int
+    runtime: str
+    largest_difference: float
+    top1_agreement: float
+    latency: float
+
+    def at(self, path: Path) -> "ExportReport":
+        """The same, moved."""
+        return replace(self, path=path)
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below `folder`, by its relative name."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
+def sample_pictures(
+    model: keras.Model, size: tuple[int, int], pictures: Sequence[str | os.PathLike[str]] | None = None
+) -> np.ndarray:
+    """Random noise, real handwritten digits, and the files `pictures`: float32 (batch, height, width, 3), 0..255."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (RANDOM, *size, 3)).astype("float32")
+    digits = [
+        np.asarray(
+            Image.fromarray(np.uint8(digit)).convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC), "float32"
+        )
+        for digit in load_digits()[0][:DIGITS] * (255 / 16)
+    ]
+    preprocessing = get_preprocessing(model)
+    resize, interpolation = preprocessing.resize_for(min(size)), preprocessing.interpolation
+    real = [
+        load_image(path, size, resize=resize, interpolation=interpolation).astype("float32") for path in pictures or ()
+    ]
+    return np.concatenate([noise, np.stack([*digits, *real])])
+
+
+def expected_outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """What the Keras model itself gives for pictures on 0..255, in float32: probabilities, or pooled features."""
+    if any(getattr(layer, "compute_dtype", "float32") != "float32" for layer in model._flatten_layers()):
+        whole, model = model, in_float32(model)
+        copy_weights(whole, model)
+    outputs = model.predict_on_batch(preprocess_input(images, get_preprocessing(model)))
+    outputs = np.asarray(keras.tree.flatten(outputs)[0], "float32")
+    if outputs.ndim == 4:
+        return outputs.mean((1, 2))
+    if last_activation(model) is keras.activations.linear:
+        outputs = np.exp(outputs - outputs.max(1, keepdims=True))
+        outputs /= outputs.sum(1, keepdims=True)
+    return outputs
+
+
+def compare(
+    path: Path,
+    runtime: str,
+    run: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray,
+    expected: np.ndarray,
+    tolerance: float,
+) -> ExportReport:
+    """Runs an export and compares.
+
+    Args:
+        path, runtime: for the report.
+        run: images (batch, height, width, 3) to outputs (batch, n), by the export's own runtime.
+        images: of `sample_pictures`.
+        expected: of `expected_outputs`.
+        tolerance: of the largest difference, relative to the largest expected value.
+
+    Raises:
+        ValueError: the outputs differ by more, or are not finite.
+    """
+    actual = run(images)
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
+        raise ValueError(
+            f"{runtime} gives {actual.shape} with {np.sum(~np.isfinite(actual))} numbers that are not finite"
+        )
+    difference = float(np.abs(actual - expected).max())
+    if difference > tolerance * float(np.abs(expected).max()):
+        raise ValueError(
+            f"{runtime} does not compute what the model does: outputs differ by {difference:.2e}, and relatively at "
+            f"most {tolerance:.0e} is right"
+        )
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        run(images[:1])
+        times.append(time.perf_counter() - start)
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return ExportReport(
+        path=path,
+        size=sum(file.stat().st_size for file in files),
+        runtime=runtime,
+        largest_difference=difference,
+        top1_agreement=float(np.mean(actual.argmax(1) == expected.argmax(1))),
+        latency=statistics.median(times),
+    )
