@@ -81,7 +81,7 @@ def preprocess_input(images: Array, preprocessing: Preprocessing | None = None) 
 
 @cache
 def _imagenet_classes() -> list[tuple[str, str]]:
-    text = resources.files(__package__).joinpath("data/imagenet_classes.tsv").read_text(encoding="utf-8")
+    text = resources.files(__package__).joinpath("assets/imagenet_classes.tsv").read_text(encoding="utf-8")
     return [(line.split("\t")[0], line.split("\t")[1]) for line in text.splitlines()]
 
 

@@ -1,10 +1,5 @@
-"""`keras-resnext VERB`: one command a verb. Heavy imports stay inside the commands, so that help is instant."""
+"""The commands on models and files: list, info, predict, convert, export, quickstart."""
 
-import json
-import os
-import signal
-import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,22 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-app = typer.Typer(
-    name="keras-resnext",
-    help="ResNeXt for Keras 3: exact PyTorch weights, fast training, exports that run as they are.",
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-
-MODEL_HELP = "Published weights (`keras-resnext list`), .keras file, PyTorch checkpoint, or architecture name."
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+from .base import MODEL_HELP, Model, app, load_framework, printable, read_options
 
 
 @app.command("list")
 def list_() -> None:
     """Show the architectures, and the published weights with accuracy and licence."""
-    from .architectures import ARCHITECTURES
-    from .published import PUBLISHED
+    from ..architectures import ARCHITECTURES
+    from ..published import PUBLISHED
 
     table = Table(box=None)
     for column in ("name", "parameters", "classes", "input"):  # narrow enough for 80 columns
@@ -65,8 +52,8 @@ def predict(
         if not image.is_file():
             raise FileNotFoundError(f"image={str(image)!r}: there is no such file")
     load_framework()
-    from .loading import load_model
-    from .prediction import predict_images, read_labels
+    from ..loading import load_model
+    from ..prediction import predict_images, read_labels
 
     names = read_labels(labels) if labels else None
     table = Table("picture", "rank", "class", "score", box=None)
@@ -79,7 +66,7 @@ def predict(
 @app.command()
 def info(file: Annotated[Path, typer.Argument(help="PyTorch checkpoint, .keras or .weights.h5 file.")]) -> None:
     """Tell what a file of weights is, without building anything."""
-    from .info import describe_file
+    from ..info import describe_file
 
     found = describe_file(file)
     rows = {
@@ -99,7 +86,7 @@ def info(file: Annotated[Path, typer.Argument(help="PyTorch checkpoint, .keras o
     if found.problem:
         rows["problem"] = found.problem
     for key, value in rows.items():
-        print(f"{key:<16}{_printable(str(value))}")
+        print(f"{key:<16}{printable(str(value))}")
 
 
 @app.command()
@@ -122,9 +109,9 @@ def convert(
 ) -> None:
     """Convert weights between PyTorch (torchvision, mmcls, timm) and Keras, in either direction."""
     load_framework()
-    from .conversion import convert as convert_file
+    from ..conversion import convert as convert_file
 
-    options = _read_options(option or []) | ({} if classes is None else {"classes": classes})
+    options = read_options(option or []) | ({} if classes is None else {"classes": classes})
     _, agreement = convert_file(source, target, layout=layout, ema=ema, bgr=bgr, verify=verify, **options)
     print(f"{source} -> {target} ({target.stat().st_size / 1e6:.1f} MB)")
     if agreement is not None:
@@ -184,9 +171,9 @@ def export(
             if value != usual[name]:
                 raise ValueError(f"{name}={value!r} is for --format {other}, not {format_}")
     load_framework()
-    from .export import export_onnx, export_tflite, export_version
-    from .loading import describe_model, load_model
-    from .prediction import read_labels
+    from ..export import export_onnx, export_tflite, export_version
+    from ..loading import describe_model, load_model
+    from ..prediction import read_labels
 
     options = given[format_] | {"image_size": image_size, "pictures": pictures}
     if labels:
@@ -205,7 +192,7 @@ def export(
         "latency": f"{report.latency * 1e3:.1f} ms for one picture",
     }
     for key, value in rows.items():
-        print(f"{key:<20}{_printable(str(value))}")
+        print(f"{key:<20}{printable(str(value))}")
 
 
 @app.command()
@@ -216,74 +203,6 @@ def quickstart(
 ) -> None:
     """Train a small ResNeXt on handwritten digits, export it and classify with the export: a tour in two minutes."""
     load_framework()
-    from .quickstart import run_quickstart
+    from ..quickstart import run_quickstart
 
     run_quickstart(output_dir)
-
-
-def load_framework() -> None:
-    """Imports Keras and its backend without what TensorFlow tells standard error at every start."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)  # some of it is written before any log level counts
-    try:
-        import keras
-
-        keras.ops.zeros(())  # devices are looked for at the first operation
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line. What a user can mend is one line on standard error and exit code 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: _tell(f"warning: {message}")
-            sys.exit(app(args=arguments or ["--help"], standalone_mode=False))
-    except Exception as error:
-        if hasattr(error, "format_message"):  # a usage error of click's, which typer carries inside or imports
-            message = error.format_message()
-        elif isinstance(error, (ValueError, OSError, RuntimeError, ImportError, MemoryError)):
-            message = str(error) or type(error).__name__
-        else:
-            raise
-        _tell(message)
-        sys.exit(2)
-
-
-def _read_options(pairs: list[str]) -> dict[str, Any]:
-    """`NAME=VALUE` each; the value as JSON where it is JSON, else as text."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name.isidentifier():
-            raise ValueError(f"option={pair!r} must be NAME=VALUE, such as style=caffe or dilations=[1,1,2,4]")
-        try:
-            options[name] = json.loads(text)
-        except ValueError:
-            options[name] = text
-    return options
-
-
-def _printable(text: str) -> str:
-    """Without what would drive a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def _tell(message: str) -> None:
-    """One line on standard error."""
-    print(f"keras-resnext: {_printable(' '.join(message.split()))}", file=sys.stderr)
-
-
-def run() -> None:
-    """The installed command: as `main`, and ended politely it takes away what it has written aside."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    main()
-
-
-if __name__ == "__main__":
-    run()

@@ -1,0 +1,34 @@
+"""`keras-resnext VERB`: one command a verb. Heavy imports stay inside the commands, so that help is instant."""
+
+import signal
+import sys
+import warnings
+
+from . import models  # noqa: F401  its commands
+from .base import app, load_framework, tell
+
+__all__ = ["app", "load_framework", "main", "run"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line. What a user can mend is one line on standard error and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
+            sys.exit(app(args=arguments or ["--help"], standalone_mode=False))
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of click's, which typer carries inside or imports
+            message = error.format_message()
+        elif isinstance(error, (ValueError, OSError, RuntimeError, ImportError, MemoryError)):
+            message = str(error) or type(error).__name__
+        else:
+            raise
+        tell(message)
+        sys.exit(2)
+
+
+def run() -> None:
+    """The installed command: as `main`, and ended politely it takes away what it has written aside."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    main()

@@ -1,0 +1,58 @@
+"""What the commands share: the application, the MODEL argument, and how they speak."""
+
+import json
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="keras-resnext",
+    help="ResNeXt for Keras 3: exact PyTorch weights, fast training, exports that run as they are.",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+MODEL_HELP = "Published weights (`keras-resnext list`), .keras file, PyTorch checkpoint, or architecture name."
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+
+
+def load_framework() -> None:
+    """Imports Keras and its backend without what TensorFlow tells standard error at every start."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)  # some of it is written before any log level counts
+    try:
+        import keras
+
+        keras.ops.zeros(())  # devices are looked for at the first operation
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def read_options(pairs: list[str]) -> dict[str, Any]:
+    """`NAME=VALUE` each; the value as JSON where it is JSON, else as text."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"option={pair!r} must be NAME=VALUE, such as style=caffe or dilations=[1,1,2,4]")
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
+
+
+def printable(text: str) -> str:
+    """Without what would drive a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def tell(message: str) -> None:
+    """One line on standard error."""
+    print(f"keras-resnext: {printable(' '.join(message.split()))}", file=sys.stderr)
