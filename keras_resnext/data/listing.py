@@ -1,0 +1,275 @@
+"""Which pictures there are and what class each has: folders of class folders, CSV, JSON and text lists, TFRecords."""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from .records import RECORD_NAME, index_records, read_class_names
+
+# torchvision's ImageFolder, and GIF.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+LISTS = (".csv", ".json", ".txt")
+SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
+
+_FILE_COLUMNS = ("path", "file", "filename", "image")
+_LABEL_COLUMNS = ("label", "class", "target")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Labelled pictures in files.
+
+    Attributes:
+        files: n paths.
+        labels: int64 (n,), indices into `classes`.
+        classes: names.
+        spans: int64 (n, 2), offset and length in bytes of each picture inside its file; None where files are pictures.
+    """
+
+    files: tuple[str, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    spans: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        """What an error calls picture `index`."""
+        return self.files[index] + ("" if self.spans is None else f" at byte {self.spans[index, 0]}")
+
+    def read(self, index: int) -> bytes:
+        """The encoded picture, such as the content of a JPEG file."""
+        with open(self.files[index], "rb") as file:
+            if self.spans is None:
+                return file.read()
+            offset, length = self.spans[index].tolist()
+            file.seek(offset)
+            return file.read(length)
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> "Listing":
+        """Of these pictures alone, in the given order; the classes stay."""
+        indices = np.asarray(indices, "int64")
+        files = tuple(self.files[i] for i in indices)
+        return replace(
+            self, files=files, labels=self.labels[indices], spans=None if self.spans is None else self.spans[indices]
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 in hex of classes, labels, file names and sizes, wherever the folder stands."""
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        digest.update(self.labels.astype("<i8").tobytes())
+        distinct = sorted(set(self.files))
+        root = os.path.commonpath([os.path.dirname(file) for file in distinct]) if distinct else ""
+        sizes = {file: os.path.getsize(file) for file in distinct}
+        for file in self.files:
+            digest.update(f"{os.path.relpath(file, root)}\0{sizes[file]}\0".encode("utf-8", "surrogateescape"))
+        if self.spans is not None:
+            digest.update(self.spans.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def find_splits(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
+    """The training and the validation part of a data set: DIR/train and DIR/val, else all of it and None.
+
+    Folders are called as in `SPLITS`; TFRecords are told apart by the beginning of their names (`train-00000-of-…`).
+    """
+    root = Path(path)
+    if not root.is_dir():
+        return root, None
+    found = {split: next((root / n for n in names if (root / n).is_dir()), None) for split, names in SPLITS.items()}
+    if found["train"] is not None:
+        return found["train"], found["val"]
+    records = [name for name in os.listdir(root) if RECORD_NAME.search(name)]
+    starts = {
+        split: next((n for n in names if any(record.startswith(n) for record in records)), None)
+        for split, names in SPLITS.items()
+    }
+    if starts["train"] is not None:
+        return root / f"{starts['train']}*", root / f"{starts['val']}*" if starts["val"] else None
+    return root, None
+
+
+def read_listing(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Listing:
+    """Finds labelled pictures.
+
+    Args:
+        path: a folder with one folder of pictures a class (searched downwards, classes sorted by name, as torchvision's
+            ImageFolder); a list: .csv with columns `path` and `label` (a header is optional), .json with
+            [{"path": …, "label": …}, …] or {path: label}, or .txt with "path number" lines as mmcls has them, paths
+            relative to the list; a folder or a pattern (`records/train*`) of TFRecords in ImageNet's layout.
+        classes: the names that are expected, in order, such as those of the training pictures; default as found.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`, or a listed picture is missing.
+        ValueError: no pictures, one class alone, an empty class, names that differ in case alone, labels out of range,
+            or a list that cannot be read.
+    """
+    path = Path(path)
+    listing = _find(path, None if classes is None else tuple(classes))
+    if not len(listing):
+        raise ValueError(f"data={str(path)!r} holds no pictures ({', '.join(SUFFIXES)})")
+    if classes is None and len(listing.classes) < 2:
+        raise ValueError(f"data={str(path)!r} has one class alone, {listing.classes[0]!r}; at least two are needed")
+    _check_names(listing.classes)
+    return listing
+
+
+def split_listing(listing: Listing, share: float, seed: int) -> tuple[Listing, Listing]:
+    """Takes the same random `share` of each class away, at least one picture: (the others, those).
+
+    Raises:
+        ValueError: `share` is not between 0 and 1, or a class has too few pictures to be shared.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"validation={share!r} must lie between 0 and 1")
+    rng = np.random.default_rng(seed)
+    taken = np.zeros(len(listing), bool)
+    for label, name in enumerate(listing.classes):
+        members = rng.permutation(np.flatnonzero(listing.labels == label))
+        count = max(1, round(len(members) * share))
+        if count >= len(members):
+            raise ValueError(f"class {name!r} has {len(members)} pictures, too few to hold out {share:.0%} of them")
+        taken[members[:count]] = True
+    return listing.select(np.flatnonzero(~taken)), listing.select(np.flatnonzero(taken))
+
+
+def _find(path: Path, classes: tuple[str, ...] | None) -> Listing:
+    if path.is_dir():
+        records = sorted(str(path / name) for name in os.listdir(path) if RECORD_NAME.search(name))
+        return _read_records(path, records, classes) if records else _read_folders(path, classes)
+    if "*" in path.name and path.parent.is_dir():
+        records = sorted(str(file) for file in path.parent.glob(path.name) if RECORD_NAME.search(file.name))
+        return _read_records(path.parent, records, classes)
+    if not path.exists():
+        raise FileNotFoundError(f"data={str(path)!r}: there is no such file or folder")
+    if RECORD_NAME.search(path.name):
+        return _read_records(path.parent, [str(path)], classes)
+    if path.suffix not in LISTS:
+        raise ValueError(f"data={str(path)!r} must be a folder, a list ({', '.join(LISTS)}) or TFRecords")
+    return _read_list(path, classes)
+
+
+def _read_folders(root: Path, expected: tuple[str, ...] | None) -> Listing:
+    found = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    if not found:
+        raise ValueError(f"data={str(root)!r} holds no class folders")
+    names = _ordered(found, expected, root)
+    files: list[str] = []
+    labels: list[int] = []
+    for name in found:
+        pictures = sorted(_walk(root / name))
+        if not pictures:
+            raise ValueError(f"class folder {str(root / name)!r} holds no pictures ({', '.join(SUFFIXES)})")
+        files += pictures
+        labels += [names.index(name)] * len(pictures)
+    return Listing(tuple(files), np.array(labels, "int64"), names)
+
+
+def _walk(folder: Path) -> Iterable[str]:
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(place, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith("."))
+
+
+def _read_list(path: Path, expected: tuple[str, ...] | None) -> Listing:
+    try:
+        rows = {".csv": _csv_rows, ".json": _json_rows, ".txt": _text_rows}[path.suffix](path)
+    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        raise ValueError(f"data={str(path)!r} cannot be read: {error}") from None
+    files = [str(path.parent / file) for file, _ in rows]
+    if absent := [file for file in files if not os.path.isfile(file)]:
+        raise FileNotFoundError(f"data={str(path)!r}: {len(absent)} listed pictures are missing, such as {absent[0]!r}")
+    texts = [str(label).strip() for _, label in rows]
+    if texts and all(text.lstrip("-").isdecimal() for text in texts):
+        labels = np.array([int(text) for text in texts], "int64")
+        names = expected or read_class_names(path.parent) or tuple(map(str, range(labels.max() + 1)))
+        _check_range(labels, names, path)
+    else:
+        names = _ordered(sorted(set(texts)), expected or read_class_names(path.parent), path)
+        position = {name: i for i, name in enumerate(names)}
+        labels = np.array([position[text] for text in texts], "int64")
+    return Listing(tuple(files), labels, names)
+
+
+def _csv_rows(path: Path) -> list[tuple[str, str]]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file) if row]
+    if not rows:
+        return []
+    header = [cell.strip().lower() for cell in rows[0]]
+    columns = [next((header.index(n) for n in names if n in header), None) for names in (_FILE_COLUMNS, _LABEL_COLUMNS)]
+    if None in columns:
+        columns = [0, 1]
+    else:
+        rows = rows[1:]
+    first, second = (int(column or 0) for column in columns)
+    for number, row in enumerate(rows, start=1):
+        if len(row) <= max(first, second):
+            raise ValueError(f"data={str(path)!r}: row {number} must have a path and a label; it is {row}")
+    return [(row[first], row[second]) for row in rows]
+
+
+def _json_rows(path: Path) -> list[tuple[str, str]]:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(data, dict):
+        return [(str(file), str(label)) for file, label in data.items()]
+    rows = []
+    for number, row in enumerate(data if isinstance(data, list) else [data], start=1):
+        found = [next((row[n] for n in names if n in row), None) for names in (_FILE_COLUMNS, _LABEL_COLUMNS)] if (
+            isinstance(row, dict)
+        ) else [None]  # fmt: skip
+        if None in found:
+            raise ValueError(f'data={str(path)!r}: entry {number} must be {{"path": …, "label": …}}; it is {row!r}')
+        rows.append((str(found[0]), str(found[1])))
+    return rows
+
+
+def _text_rows(path: Path) -> list[tuple[str, str]]:
+    rows = [line.rsplit(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != 2:
+            raise ValueError(f"data={str(path)!r}: line {number} must be a path and a label; it is {' '.join(row)!r}")
+    return [(row[0], row[1]) for row in rows]
+
+
+def _read_records(folder: Path, files: list[str], expected: tuple[str, ...] | None) -> Listing:
+    owners, spans, labels = index_records(files)
+    names = expected or read_class_names(folder)
+    if names is None:
+        names = tuple(map(str, range(int(labels.max()) + 1))) if len(labels) else ()
+    _check_range(labels, names, folder)
+    return Listing(tuple(files[i] for i in owners), labels, names, spans)
+
+
+def _ordered(found: Sequence[str], expected: tuple[str, ...] | None, path: Path) -> tuple[str, ...]:
+    if expected is None:
+        return tuple(found)
+    if unknown := [name for name in found if name not in expected]:
+        raise ValueError(
+            f"data={str(path)!r} has the classes {', '.join(map(repr, unknown[:5]))}, which are not among the expected "
+            f"{len(expected)}: {', '.join(map(repr, expected[:10]))}{', …' * (len(expected) > 10)}"
+        )
+    return expected
+
+
+def _check_range(labels: np.ndarray, classes: Sequence[str], path: Path) -> None:
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+    if len(wrong):
+        raise ValueError(
+            f"data={str(path)!r}: label {labels[wrong[0]]} of picture {wrong[0]} is outside 0..{len(classes) - 1} "
+            f"({len(classes)} classes)"
+        )
+
+
+def _check_names(classes: Sequence[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in classes:
+        if (other := seen.setdefault(name.strip().casefold(), name)) is not name:
+            raise ValueError(f"class names {other!r} and {name!r} are the same but for case and spaces")
