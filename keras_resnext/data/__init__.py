@@ -1,5 +1,18 @@
 """From pictures on disk to batches: listings, checks, augmentation, tf.data and PyDataset."""
 
+from .augment import Augmentation
+from .batches import Plan, ValidationBatches, training_batches
+from .check import check_pictures
 from .listing import Listing, find_splits, read_listing, split_listing
 
-__all__ = ["Listing", "find_splits", "read_listing", "split_listing"]
+__all__ = [
+    "Augmentation",
+    "Listing",
+    "Plan",
+    "ValidationBatches",
+    "check_pictures",
+    "find_splits",
+    "read_listing",
+    "split_listing",
+    "training_batches",
+]

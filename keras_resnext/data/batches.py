@@ -1,0 +1,250 @@
+"""Batches of pictures for training and validation. Every batch is a function of seed and step, so any can be repeated.
+
+With TensorFlow installed they come from tf.data (`tf_batches.py`), else from `keras.utils.PyDataset` on threads. Both
+use the same draws; only the library that decodes and resizes differs.
+"""
+
+import importlib.util
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from typing import Any
+
+import keras
+import numpy as np
+from PIL import Image
+
+from ..preprocessing import FILTERS, load_image, preprocess_input, resize_shorter_side
+from ..published import Preprocessing
+from .augment import DRAWS, Augmentation, crop_window, mix, recolour
+from .listing import Listing
+
+ENGINES = ("auto", "tf.data", "python")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of training shows: `n` pictures of this process's share of the batch.
+
+    Attributes:
+        indices: (n,) into the listing.
+        draws: (n, DRAWS) uniform numbers from 0 to 1 for crop and flip.
+        seeds: (n,) for what changes single pictures.
+        seed: for what mixes the batch.
+    """
+
+    indices: np.ndarray
+    draws: np.ndarray
+    seeds: np.ndarray
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which pictures each step shows, and the random numbers that go with them.
+
+    Attributes:
+        pictures: how many there are.
+        batch_size: of all processes together.
+        seed: of everything.
+        repeats: how many times in a row a picture is drawn.
+        shard: (i, n): this process takes the i-th of n equal parts of every batch.
+    """
+
+    pictures: int
+    batch_size: int
+    seed: int
+    repeats: int = 1
+    shard: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= self.pictures:
+            raise ValueError(
+                f"batch_size={self.batch_size!r} must lie in 1..{self.pictures}, the number of training pictures"
+            )
+        if self.batch_size % self.shard[1]:
+            raise ValueError(f"batch_size={self.batch_size!r} must be a multiple of the {self.shard[1]} processes")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch; the pictures left over differ from epoch to epoch."""
+        return self.pictures // self.batch_size
+
+    def step(self, number: int) -> Step:
+        """Step `number`, counted from 0 over all epochs."""
+        epoch, position = divmod(number, self.steps_per_epoch)
+        rng = np.random.default_rng((self.seed, epoch, position))
+        draws, seeds = rng.random((self.batch_size, DRAWS)), rng.integers(0, 2**62, self.batch_size)
+        seed = int(rng.integers(0, 2**62))
+        share, count = self.shard
+        size = self.batch_size // count
+        mine = slice(share * size, (share + 1) * size)
+        order = _order(self.pictures, self.repeats, self.seed, epoch)
+        indices = order[position * self.batch_size : (position + 1) * self.batch_size][mine]
+        return Step(indices, draws[mine], seeds[mine], seed + share)
+
+
+@lru_cache(maxsize=2)
+def _order(pictures: int, repeats: int, seed: int, epoch: int) -> np.ndarray:
+    order = np.random.default_rng((seed, epoch)).permutation(pictures)
+    return np.repeat(order, repeats)[:pictures]
+
+
+def training_batches(
+    listing: Listing,
+    plan: Plan,
+    augmentation: Augmentation,
+    preprocessing: Preprocessing,
+    steps: range,
+    *,
+    engine: str = "auto",
+    cache: bool = False,
+    workers: int | None = None,
+) -> Any:
+    """What `fit` takes for `steps` of training.
+
+    Args:
+        listing: pictures.
+        plan: which of them when.
+        augmentation: how they vary.
+        preprocessing: mean and standard deviation.
+        steps: consecutive ones, counted from 0 over all epochs.
+        engine: "tf.data", "python" (threads and Pillow), or "auto": the first where TensorFlow is installed.
+        cache: keep the encoded pictures in memory.
+        workers: threads of the Python engine; default the number of processors.
+
+    Returns:
+        Batches of (images (n, size, size, 3) float32, labels (n, classes) float32).
+    """
+    read = _Cache(listing) if cache else listing.read
+    if resolve_engine(engine) == "tf.data":
+        from .tf_batches import make_dataset
+
+        whole_files = listing.spans is None and not cache
+        return make_dataset(listing, plan, augmentation, preprocessing, steps, None if whole_files else read)
+    return _TrainingBatches(listing, plan, augmentation, preprocessing, steps, read, workers)
+
+
+def resolve_engine(engine: str) -> str:
+    """The engine that "auto" stands for here."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r} must be one of {', '.join(ENGINES)}")
+    if engine != "auto":
+        return engine
+    return "tf.data" if importlib.util.find_spec("tensorflow") else "python"
+
+
+def make_picture(data: bytes, draws: np.ndarray, seed: int, augmentation: Augmentation) -> np.ndarray:
+    """One training picture by Pillow: uint8 (size, size, 3)."""
+    size, kind = augmentation.size, FILTERS[augmentation.interpolation]
+    with Image.open(BytesIO(data)) as opened:
+        picture = opened.convert("RGB")
+    if augmentation.crop_padding is not None:
+        picture = square(picture, size, kind)
+        top, left = (int(draw * (2 * augmentation.crop_padding + 1)) for draw in draws[:2])
+        pad = augmentation.crop_padding
+        picture = picture.transform(
+            (size, size), Image.Transform.AFFINE, (1, 0, left - pad, 0, 1, top - pad), Image.Resampling.NEAREST
+        )
+    else:
+        window = crop_window(draws, picture.height, picture.width, augmentation.crop_scale, augmentation.crop_ratio)
+        top, left, height, width = window
+        picture = picture.crop((left, top, left + width, top + height)).resize((size, size), kind)
+    if draws[-1] < augmentation.flip:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(recolour(picture, augmentation, seed))
+
+
+def square(picture: Image.Image, size: int, kind: Image.Resampling) -> Image.Image:
+    """Shorter side to `size`, and the middle of the longer one."""
+    if picture.size == (size, size):
+        return picture
+    picture = resize_shorter_side(picture, size, kind)
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    return picture.crop((left, top, left + size, top + size))
+
+
+class _TrainingBatches(keras.utils.PyDataset):
+    def __init__(
+        self,
+        listing: Listing,
+        plan: Plan,
+        augmentation: Augmentation,
+        preprocessing: Preprocessing,
+        steps: range,
+        read: Any,
+        workers: int | None,
+    ) -> None:
+        super().__init__()
+        self.listing, self.plan, self.augmentation = listing, plan, augmentation
+        self.preprocessing, self.steps, self.read = preprocessing, steps, read
+        self.pool = ThreadPoolExecutor(workers or os.cpu_count())
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        step = self.plan.step(self.steps[index])
+        pictures = self.pool.map(
+            lambda i, draws, seed: make_picture(self.read(i), draws, int(seed), self.augmentation),
+            *(step.indices, step.draws, step.seeds),
+        )
+        images = preprocess_input(np.stack(list(pictures)), self.preprocessing)
+        labels = np.eye(len(self.listing.classes), dtype="float32")[self.listing.labels[step.indices]]
+        return mix(images, labels, self.augmentation, step.seed) if self.augmentation.mixes else (images, labels)
+
+
+class ValidationBatches(keras.utils.PyDataset):
+    """Pictures prepared exactly as prediction prepares them, in order, in batches of one size.
+
+    The last batch is filled up with pictures of weight 0. Batches are (images float32 (n, size, size, 3) normalised,
+    labels float32 (n, classes), weights float32 (n,)).
+    """
+
+    def __init__(
+        self,
+        listing: Listing,
+        preprocessing: Preprocessing,
+        *,
+        size: int,
+        batch_size: int,
+        shard: tuple[int, int] = (0, 1),
+        workers: int | None = None,
+    ) -> None:
+        super().__init__(workers=1)
+        self.listing, self.preprocessing, self.size = listing, preprocessing, size
+        self.batch_size, self.shard = batch_size, shard
+        self.pool = ThreadPoolExecutor(workers or os.cpu_count())
+
+    def __len__(self) -> int:
+        return -(-len(self.listing) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        share, count = self.shard
+        size = self.batch_size // count
+        first = index * self.batch_size + share * size
+        indices = np.arange(first, first + size)
+        weights = (indices < len(self.listing)).astype("float32")
+        indices = np.minimum(indices, len(self.listing) - 1)
+        images = preprocess_input(np.stack(list(self.pool.map(self._load, indices))), self.preprocessing)
+        labels = np.eye(len(self.listing.classes), dtype="float32")[self.listing.labels[indices]]
+        return images, labels, weights
+
+    def _load(self, index: int) -> np.ndarray:
+        resize = self.preprocessing.resize_for(self.size)
+        data = self.listing.read(index)
+        return load_image(data, self.size, resize=resize, interpolation=self.preprocessing.interpolation)
+
+
+class _Cache:
+    """Reads each picture once."""
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing, self.held = listing, dict[int, bytes]()
+
+    def __call__(self, index: int) -> bytes:
+        if (data := self.held.get(index)) is None:
+            data = self.held[index] = self.listing.read(index)
+        return data

@@ -1,0 +1,140 @@
+"""How to train, as data: each recipe is a row with its source."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .data.augment import Augmentation
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that training does with a model and pictures.
+
+    Attributes:
+        epochs: passes over the pictures, those of the head alone included.
+        batch_size: pictures a step, of all processes together.
+        learning_rate: at `base_batch_size` pictures; it scales with the batch (arXiv 1706.02677).
+        base_batch_size: see `learning_rate`.
+        optimizer: "sgd" (PyTorch's) or "adamw".
+        momentum, nesterov: of SGD.
+        weight_decay: L2 for SGD, decoupled for AdamW.
+        decay_norm_and_bias: whether it holds for norms and biases too.
+        schedule, milestones, factor, warmup_epochs: see `optimizers.Schedule`.
+        label_smoothing: share of the target that is spread over all classes (arXiv 1512.00567).
+        clip_norm: largest norm of the whole gradient, None for any.
+        accumulate: steps whose gradients are averaged for one update.
+        ema: length of the moving average of weights and statistics as a share of the training, 0 for none;
+            torchvision's 0.99998 at 600 epochs of ImageNet is 0.04.
+        head_epochs: at first only the head learns, so long, at `head_rate` times the rate.
+        drop_path_rate: of the model.
+        augmentation: of the pictures.
+        patience: epochs without a better validation after which training stops, None for never.
+        source: where it comes from.
+    """
+
+    epochs: int = 100
+    batch_size: int = 256
+    learning_rate: float = 0.1
+    base_batch_size: int = 256
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    decay_norm_and_bias: bool = True
+    schedule: str = "step"
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.1
+    warmup_epochs: float = 0
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    accumulate: int = 1
+    ema: float = 0.0
+    head_epochs: int = 0
+    head_rate: float = 10.0
+    drop_path_rate: float = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    patience: int | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "base_batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1")
+        for name in ("learning_rate", "factor", "head_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be above 0")
+        for name in ("momentum", "label_smoothing", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 0 and below 1")
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer={self.optimizer!r} must be sgd or adamw")
+        if not 0 <= self.head_epochs <= self.epochs:
+            raise ValueError(f"head_epochs={self.head_epochs!r} must lie in 0..epochs={self.epochs}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay={self.weight_decay!r} must not be negative")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"clip_norm={self.clip_norm!r} must be above 0")
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate at this batch size, gradients that are accumulated counted in."""
+        return self.learning_rate * self.batch_size * self.accumulate / self.base_batch_size
+
+    def shortened(self, epochs: int) -> "Recipe":
+        """The same in another number of epochs: milestones, warm-up and the head's epochs move along."""
+        share = epochs / self.epochs
+        return replace(
+            self,
+            epochs=epochs,
+            milestones=tuple(round(milestone * share) for milestone in self.milestones),
+            warmup_epochs=self.warmup_epochs * min(share, 1),
+            head_epochs=min(round(self.head_epochs * min(share, 1)) or min(self.head_epochs, 1), epochs),
+        )
+
+
+_PAPER = Recipe(
+    milestones=(30, 60, 90), source="arXiv 1611.05431, section 4; mmcls configs/_base_/schedules/imagenet_bs256.py"
+)
+RECIPES: dict[str, Recipe] = {
+    "paper": _PAPER,
+    "mmcls": _PAPER,
+    "cifar": Recipe(
+        epochs=300, batch_size=128, base_batch_size=128, weight_decay=5e-4, milestones=(150, 225),
+        augmentation=Augmentation(size=32, crop_padding=4),
+        source="arXiv 1611.05431, section 5.3",
+    ),
+    "modern": Recipe(
+        epochs=600, batch_size=1024, learning_rate=0.5, base_batch_size=1024, weight_decay=2e-5,
+        decay_norm_and_bias=False, schedule="cosine", warmup_epochs=5, label_smoothing=0.1, ema=0.04,
+        augmentation=Augmentation(
+            size=176, policy="trivial_augment", random_erasing=0.1, mixup=0.2, cutmix=1.0, repeats=4
+        ),
+        source="torchvision references/classification, ResNeXt101_32X8D_Weights.IMAGENET1K_V2",
+    ),
+    "finetune": Recipe(
+        epochs=20, batch_size=32, learning_rate=0.08, schedule="cosine", warmup_epochs=0.5, label_smoothing=0.1,
+        decay_norm_and_bias=False, head_epochs=2, augmentation=Augmentation(crop_scale=(0.25, 1.0)),
+        source="head first, then all at a low rate",
+    ),
+}  # fmt: skip
+
+
+def find_recipe(name: str, **changes: Any) -> Recipe:
+    """The recipe called `name`, with fields of `Recipe` or of its `Augmentation` changed.
+
+    Another number of epochs stretches the schedule, unless milestones or warm-up are given too.
+
+    Raises:
+        ValueError: no such recipe or field, or a value outside its range.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe={name!r} must be one of {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    if "epochs" in changes:
+        if changes["epochs"] < 1:
+            raise ValueError(f"epochs={changes['epochs']!r} must be at least 1")
+        recipe = recipe.shortened(changes["epochs"])
+    of_pictures = {key: changes.pop(key) for key in list(changes) if key in Augmentation.__dataclass_fields__}
+    if unknown := changes.keys() - Recipe.__dataclass_fields__.keys():
+        raise ValueError(f"{', '.join(sorted(unknown))}: no field of a recipe")
+    return replace(recipe, augmentation=replace(recipe.augmentation, **of_pictures), **changes)
