@@ -64,3 +64,12 @@ def draw_predictions(path: Path, digits: np.ndarray, labels: np.ndarray, probabi
         for spine in axis.spines.values():
             spine.set(color=colour, linewidth=2.5 if bad else 1)
     figure.savefig(path, dpi=100)
+
+
+def write_folders(path: str | Path) -> None:
+    """Writes the digits as PNG files in class folders, PATH/train/0 to PATH/val/9, the held-out ones under val."""
+    digits, labels = load_digits()
+    for i, (digit, label, held_out) in enumerate(zip(digits, labels, held_out_split(labels), strict=True)):
+        folder = Path(path, "val" if held_out else "train", str(label))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i:04}.png").write_bytes(encode_png(digit))

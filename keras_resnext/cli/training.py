@@ -1,0 +1,128 @@
+"""The command that trains."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from .base import app, load_framework, read_options
+
+_PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+@app.command()
+def train(
+    data: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Class folders, or train/ and val/ of them; .csv, .json, .txt; TFRecords."),
+    ],
+    model: Annotated[str, typer.Option(help="Architecture (`keras-resnext list`).")] = "resnext50_32x4d",
+    recipe: Annotated[str, typer.Option(help="paper (or mmcls), cifar, modern or finetune.")] = "finetune",
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Start from published weights (imagenet, torchvision, a full name) or a file of them."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Option of ResNeXt, such as frozen_stages=2 or blocks=[1,1,1]."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for all results; default runs/DIR-MODEL-RECIPE. Resumed if interrupted.")
+    ] = None,
+    val: Annotated[
+        str | None, typer.Option(help="Validation pictures (as DIR), or a share of DIR such as 0.1, or none.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Side of the training pictures in pixels.")] = None,
+    val_size: Annotated[int | None, typer.Option(min=1, help="Side of the validation pictures in pixels.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the pictures; the schedule stretches.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures a step; the learning rate scales with it.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Steps whose gradients make one update.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At the recipe's own batch size.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd (PyTorch's) or adamw.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="L2 for SGD, decoupled for AdamW.")] = None,
+    decay_norm_and_bias: Annotated[bool | None, typer.Option(help="Decay norms and biases too.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="step, cosine or constant.")] = None,
+    warmup_epochs: Annotated[float | None, typer.Option(help="How long the learning rate rises.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Share of the target spread over all classes.")] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the whole gradient.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Moving average over this share of the training; 0 none.")] = None,
+    head_epochs: Annotated[int | None, typer.Option(help="So long only the head learns.")] = None,
+    drop_path_rate: Annotated[float | None, typer.Option(help="Probability of dropping a residual branch.")] = None,
+    patience: Annotated[int | None, typer.Option(min=1, help="Stop after so many epochs without a better one.")] = None,
+    flip: Annotated[float | None, typer.Option(help="Probability of a left-right flip; 0 for text and digits.")] = None,
+    crop_scale: Annotated[float | None, typer.Option(help="Smallest share of the area that a crop has.")] = None,
+    crop_padding: Annotated[int | None, typer.Option(help="Shift by so many pixels in place of random crops.")] = None,
+    color_jitter: Annotated[
+        float | None, typer.Option(help="How far brightness, contrast and saturation vary, such as 0.4.")
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="rand_augment, trivial_augment or none.")] = None,
+    random_erasing: Annotated[float | None, typer.Option(help="Probability of erasing a rectangle.")] = None,
+    mixup: Annotated[float | None, typer.Option(help="Alpha of mixup, 0 for none.")] = None,
+    cutmix: Annotated[float | None, typer.Option(help="Alpha of CutMix, 0 for none.")] = None,
+    sync_bn: Annotated[bool, typer.Option("--sync-bn", help="BatchNorm over all devices.")] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(_PRECISIONS)}; default mixed_bfloat16 on GPUs and float32 on CPUs."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and variations.")] = 0,
+    save_steps: Annotated[
+        int | None, typer.Option(min=1, help="Save the state every so many steps; default every ten minutes.")
+    ] = None,
+    cache: Annotated[bool, typer.Option("--cache", help="Keep the encoded pictures in memory.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that read pictures; default all cores.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="An unreadable picture is an error.")] = False,
+    skip_limit: Annotated[
+        int | None, typer.Option(min=0, help="Unreadable pictures that may be left out; default 1 %.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Train nothing: draw a batch and the learning rate into the output.")
+    ] = False,
+) -> None:
+    """Train on a folder of pictures; the same command again resumes what was interrupted."""
+    changes = _given(
+        epochs=epochs, batch_size=batch_size, accumulate=accumulate, learning_rate=learning_rate, optimizer=optimizer,
+        weight_decay=weight_decay, decay_norm_and_bias=decay_norm_and_bias, schedule=schedule,
+        warmup_epochs=warmup_epochs, label_smoothing=label_smoothing, clip_norm=clip_norm, ema=ema,
+        head_epochs=head_epochs, drop_path_rate=drop_path_rate, patience=patience, flip=flip, policy=policy,
+        random_erasing=random_erasing, mixup=mixup, cutmix=cutmix, crop_padding=crop_padding, size=image_size,
+    )  # fmt: skip
+    if crop_scale is not None:
+        changes["crop_scale"] = (crop_scale, 1.0)
+    if color_jitter is not None:
+        changes["color_jitter"] = (color_jitter, color_jitter, color_jitter, 0.0)
+    if policy == "none":
+        changes["policy"] = None
+    if precision not in (None, *_PRECISIONS):
+        raise ValueError(f"precision={precision!r} must be one of {', '.join(_PRECISIONS)}")
+    options = read_options(option or [])
+    arguments = {"model": model, "weights": weights, "options": options, "precision": precision, "sync_bn": sync_bn}
+    load_framework()
+    from ..recipes import find_recipe
+    from ..training import train as run
+    from ..training_setup import build_model, draw_plans, read_pictures
+
+    console = Console(highlight=False)
+    chosen = find_recipe(recipe, **changes)
+    training, validation = read_pictures(data, val, seed=seed, strict=strict, limit=skip_limit, console=console)
+    if sync_bn:
+        options["norm_cfg"] = {"type": "SyncBN"}
+    built, chosen = build_model(
+        model, chosen, classes=len(training.classes), weights=weights, options=options, seed=seed,
+        precision=precision, resize=image_size is None, val_size=val_size,
+    )  # fmt: skip
+    folder = output or Path("runs") / f"{data.resolve().name}-{model}-{recipe}"
+    if dry_run:
+        for path in draw_plans(built, training, replace(chosen), folder, seed):
+            console.print(f"Drawn: {path}", markup=False, soft_wrap=True)
+        return
+    result = run(
+        built, training, validation, recipe=chosen, output=folder, seed=seed, validation_size=val_size,
+        save_steps=save_steps, cache=cache, workers=workers, arguments=arguments, console=console,
+    )  # fmt: skip
+    console.print(f"Best: epoch {result.epoch}, top-1 {result.top1:.2%}: {result.best}", markup=False, soft_wrap=True)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

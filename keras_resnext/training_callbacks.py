@@ -1,0 +1,128 @@
+"""What watches over `fit`: the moving average, progress, and stops."""
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss is no number any more."""
+
+
+class MovingAverage(keras.callbacks.Callback):
+    """Average of weights and statistics over the last steps, as torchvision's ExponentialMovingAverage has it.
+
+    Keras's optimizers average the trained weights alone; BatchNorm's statistics then belong to other weights.
+
+    Args:
+        length: in steps.
+        first_step: until then the average is a copy (the warm-up).
+        step: where training begins.
+    """
+
+    def __init__(self, model: keras.Model, length: float, first_step: int, step: int = 0) -> None:
+        super().__init__()
+        self.every = int(min(32, max(1, length // 8)))
+        self.share = min(1.0, self.every / max(length, 1))
+        self.first_step, self.step = first_step, step
+        self.weights = [keras.Variable(weight, trainable=False, name=weight.name) for weight in model.weights]
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.step += 1
+        if self.step % self.every:
+            return
+        share = 1.0 if self.step <= self.first_step else self.share
+        for average, weight in zip(self.weights, self.model.weights, strict=True):
+            average.assign(average + (ops.convert_to_tensor(weight) - average) * share)
+
+    @contextmanager
+    def applied(self, model: keras.Model) -> Iterator[None]:
+        """The model has the average inside, and its own weights again afterwards."""
+        own = [ops.convert_to_numpy(weight) for weight in model.weights]
+        try:
+            for weight, average in zip(model.weights, self.weights, strict=True):
+                weight.assign(average)
+            yield
+        finally:
+            for weight, value in zip(model.weights, own, strict=True):
+                weight.assign(value)
+
+
+class Guard(keras.callbacks.Callback):
+    """Counts steps, saves now and then, and stops for a loss that is no number or when the process is asked to end."""
+
+    def __init__(
+        self, step: int, save: Callable[[int], None], due: Callable[[int], bool], describe: Callable[[int], str]
+    ) -> None:
+        super().__init__()
+        self.step, self.save, self.due, self.describe = step, save, due, describe
+        self.asked: int | None = None
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.step += 1
+        loss = float(np.asarray((logs or {}).get("loss", 0.0)))
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(f"the loss became {loss} {self.describe(self.step)}")
+        if self.asked is not None or self.due(self.step):
+            self.save(self.step)
+        if self.asked is not None:
+            raise SystemExit(128 + self.asked)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """SIGTERM and the first Ctrl-C end training after the running step, with everything saved."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def ask(number: int, frame: Any) -> None:
+            self.asked = number
+            signal.signal(number, previous[signal.Signals(number)])
+
+        for number in previous:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """One bar over all steps, with pictures a second, loss and time left."""
+
+    def __init__(self, console: Console, steps: int, step: int, batch_size: int, epochs: int) -> None:
+        super().__init__()
+        self.batch_size, self.epochs = batch_size, epochs
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.progress.add_task("training", total=steps, completed=step, rate="")
+        self.epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        speed = self.progress.tasks[0].speed
+        shown = {name: float(np.asarray(value)) for name, value in (logs or {}).items() if name in ("loss", "top1")}
+        text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        rate = f"{speed * self.batch_size:.0f} pictures/s" if speed else ""
+        self.progress.update(self.task, advance=1, rate=rate, description=f"{self.epoch + 1}/{self.epochs}  {text}")

@@ -1,0 +1,73 @@
+"""Everything that training needs to go on as if nothing had happened, in one file that is whole or not there."""
+
+import json
+import os
+import secrets
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+_STATE = "state"
+
+
+def save_state(path: Path, variables: Mapping[str, Sequence[Any]], state: Mapping[str, Any]) -> None:
+    """Writes groups of variables and what JSON can hold to `path`, aside and then renamed.
+
+    Raises:
+        OSError: the disk refuses; what was at `path` is still there.
+    """
+    arrays: dict[str, Any] = {_STATE: np.array(json.dumps(state))} | {
+        f"{group}/{index}": keras.ops.convert_to_numpy(variable)
+        for group, members in variables.items()
+        for index, variable in enumerate(members)
+    }
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        with open(aside, "wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+class SavedState:
+    """What `save_state` wrote.
+
+    Attributes:
+        state: the JSON part.
+
+    Raises:
+        ValueError: from the constructor, if the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with np.load(path) as data:
+                self._arrays = dict(data)
+            self.state: dict[str, Any] = json.loads(str(self._arrays.pop(_STATE)))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+            raise ValueError(f"checkpoint={str(path)!r} cannot be read: {error}") from error
+
+    def restore(self, group: str, variables: Sequence[Any]) -> None:
+        """Assigns the saved values.
+
+        Raises:
+            ValueError: other variables than those that were saved.
+        """
+        saved = [self._arrays[f"{group}/{i}"] for i in range(sum(n.startswith(f"{group}/") for n in self._arrays))]
+        shapes = [tuple(array.shape) for array in saved], [tuple(variable.shape) for variable in variables]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"checkpoint={str(self.path)!r} was written by another model or optimizer: "
+                f"{len(saved)} variables of {group} against {len(variables)}"
+            )
+        for variable, array in zip(variables, saved, strict=True):
+            variable.assign(array)
