@@ -16,13 +16,14 @@ import numpy as np
 from keras import ops
 from rich.console import Console
 
+from . import distribution
 from .data import Listing, Plan, ValidationBatches, training_batches
 from .keras_files import save_keras
 from .optimizers import SGD, Schedule
 from .plots import draw_history
 from .preprocessing import get_preprocessing
 from .recipes import Recipe
-from .training_callbacks import Guard, MovingAverage, ProgressBar
+from .training_callbacks import Guard, MovingAverage, ProgressBar, TrainingDivergedError
 from .training_state import SavedState, save_state
 
 Tensor = Any
@@ -121,11 +122,7 @@ def compiles_by_xla() -> bool:
     On a CPU TensorFlow's own kernels are faster: on 2 AVX2 cores a step of ResNeXt-50 took 1.27 to 1.52 times
     PyTorch's without XLA and 1.6 times with it.
     """
-    if keras.backend.backend() != "tensorflow":
-        return keras.backend.backend() == "jax"
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
+    return keras.backend.backend() == "jax" or distribution.has_gpu()
 
 
 def train(
@@ -176,12 +173,18 @@ def train(
         raise ValueError(f"model={model.name!r} has {classes} classes, the pictures have {len(training.classes)}")
     if validation is not None and validation.classes != training.classes:
         raise ValueError("validation must have the same classes as training")
-    plan = Plan(len(training), recipe.batch_size, seed, recipe.augmentation.repeats)
+    shard = distribution.shard()
+    plan = Plan(len(training), recipe.batch_size, seed, recipe.augmentation.repeats, shard)
+    if recipe.batch_size % (devices := distribution.devices()):
+        raise ValueError(f"batch_size={recipe.batch_size!r} must be a multiple of the {devices} devices")
     run = _describe_run(training, validation, recipe, seed, arguments or {})
     saved = _find_checkpoint(folder, run)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / RUN, json.dumps(run, indent=2) + "\n")
-    _write(folder / LABELS, "".join(f"{name}\n" for name in training.classes))
+    if shard[0]:  # the first process speaks and writes for all
+        console = Console(quiet=True)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / RUN, json.dumps(run, indent=2) + "\n")
+        _write(folder / LABELS, "".join(f"{name}\n" for name in training.classes))
 
     session = _Session(model, plan, recipe, folder, console, save_steps, save_seconds)
     if saved:
@@ -192,7 +195,7 @@ def train(
     if validation is not None:
         size = validation_size or model.inputs[0].shape[1] or preprocessing.size
         held_out = ValidationBatches(
-            validation, preprocessing, size=size, batch_size=min(recipe.batch_size, len(validation)), workers=workers
+            validation, preprocessing, size=size, batch_size=recipe.batch_size, shard=shard, workers=workers
         )
 
     def batches(steps: range) -> Any:
@@ -200,7 +203,18 @@ def train(
             training, plan, recipe.augmentation, preprocessing, steps, engine=engine, cache=cache, workers=workers
         )
 
-    session.run(batches, held_out)
+    try:
+        session.run(batches, held_out)
+    except (TrainingDivergedError, OSError):
+        raise
+    except Exception as error:
+        if shard[1] == 1:
+            raise
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RuntimeError(
+            f"process {shard[0]} of {shard[1]} lost the others ({first}); start all of them again to go on from the "
+            "last checkpoint"
+        ) from error
     return TrainingResult(folder / BEST, folder / LAST, session.best, session.best_epoch, tuple(session.history))
 
 
@@ -219,6 +233,7 @@ class _Session:
     ) -> None:
         self.model, self.plan, self.recipe, self.folder, self.console = model, plan, recipe, folder, console
         self.save_steps, self.save_seconds, self.saved_at = save_steps, save_seconds, time.monotonic()
+        self.writes = plan.shard[0] == 0
         self.step = 0
         self.best, self.best_epoch = -1.0, 0
         self.history: list[dict[str, float]] = []
@@ -316,13 +331,16 @@ class _Session:
             self.spent = 0.0
             self.history.append({"epoch": epoch + 1, **logs})
             score = logs.get("val_top1", logs["top1"])
-            save_keras(self.model, self.folder / LAST)
-            if score > self.best:
+            better = score > self.best
+            if better:
                 self.best, self.best_epoch = score, epoch + 1
-                save_keras(self.model, self.folder / BEST)
+            for name in (LAST, *([BEST] if better else [])) if self.writes else ():
+                with distribution.apart():
+                    save_keras(self.model, self.folder / name)
         self._tell(logs)
-        write_history(self.folder / HISTORY, self.history)
-        draw_history(self.folder / CURVES, self.history)
+        if self.writes:
+            write_history(self.folder / HISTORY, self.history)
+            draw_history(self.folder / CURVES, self.history)
         self._save(self.step, head, None)
 
     def _is_due(self, step: int) -> bool:
@@ -331,7 +349,10 @@ class _Session:
         return time.monotonic() - self.saved_at > self.save_seconds
 
     def _save(self, step: int, head: bool, guard: Guard | None) -> None:
+        self.saved_at = time.monotonic()
         model = guard.model if guard else self.model  # on JAX, asking a callback for its model fetches its weights
+        if not self.writes:
+            return
         groups = {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
         if self.average:
             groups["average"] = self.average.weights
@@ -341,10 +362,11 @@ class _Session:
             "best": self.best,
             "best_epoch": self.best_epoch,
             "history": self.history,
+            "inside": guard is not None,  # of an epoch
             "spent": self.spent + time.monotonic() - self.started if guard else 0.0,
         }
-        save_state(self.folder / CHECKPOINT, groups, state)
-        self.saved_at = time.monotonic()
+        with distribution.apart():
+            save_state(self.folder / CHECKPOINT, groups, state)
 
     def _tell(self, logs: Mapping[str, float]) -> None:
         shown = ("loss", "top1", "val_loss", "val_top1", "val_top5")
@@ -353,15 +375,22 @@ class _Session:
 
 
 class _RestoreMetrics(keras.callbacks.Callback):
-    """In the epoch that is resumed, the metrics go on counting where they were."""
+    """In the epoch that is resumed, the metrics go on counting where they were.
+
+    They exist from the first step on, and are sums: what was saved is added then.
+    """
 
     def __init__(self, saved: SavedState) -> None:
         super().__init__()
         self.saved: SavedState | None = saved
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if self.saved is not None and self.saved.state["spent"]:
-            self.saved.restore("metrics", self.model.metrics_variables)
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.saved is not None and self.saved.state["inside"]:
+            now = self.model.metrics_variables
+            counted = [ops.convert_to_numpy(variable) for variable in now]
+            self.saved.restore("metrics", now)
+            for variable, count in zip(now, counted, strict=True):
+                variable.assign_add(count)
         self.saved = None
 
 

@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from .architectures import find_architecture
 from .data import Listing, Plan, check_pictures, find_splits, read_listing, split_listing, training_batches
+from .distribution import has_gpu
 from .model import create
 from .optimizers import Schedule
 from .plots import draw_batch, draw_schedule
@@ -97,7 +98,7 @@ def build_model(
     seen = val_size or (max(size, row.image_size) if resize else size)
     keras.utils.set_random_seed(seed)
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision or ("mixed_bfloat16" if _has_gpu() else "float32"))
+    keras.config.set_dtype_policy(precision or ("mixed_bfloat16" if has_gpu() else "float32"))
     try:
         model = create(
             name,
@@ -115,10 +116,6 @@ def build_model(
             model, replace(known, size=seen, resize=known.resize_for(seen)) if weights else Preprocessing(size=seen)
         )
     return model, recipe
-
-
-def _has_gpu() -> bool:
-    return bool(keras.distribution.list_devices("gpu"))
 
 
 def draw_plans(model: keras.Model, training: Listing, recipe: Recipe, folder: Path, seed: int) -> list[Path]:

@@ -76,6 +76,11 @@ def train(
     skip_limit: Annotated[
         int | None, typer.Option(min=0, help="Unreadable pictures that may be left out; default 1 %.")
     ] = None,
+    coordinator: Annotated[
+        str | None, typer.Option(help="Several processes (JAX): HOST:PORT of process 0, which all can reach.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="How many processes there are.")] = None,
+    process: Annotated[int | None, typer.Option(min=0, help="Which of them this is, from 0.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Train nothing: draw a batch and the learning rate into the output.")
     ] = False,
@@ -98,30 +103,36 @@ def train(
         raise ValueError(f"precision={precision!r} must be one of {', '.join(_PRECISIONS)}")
     options = read_options(option or [])
     arguments = {"model": model, "weights": weights, "options": options, "precision": precision, "sync_bn": sync_bn}
+    from .. import distribution
+
+    rank, _ = distribution.join(coordinator, processes, process)
     load_framework()
     from ..recipes import find_recipe
     from ..training import train as run
     from ..training_setup import build_model, draw_plans, read_pictures
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, quiet=rank > 0)
     chosen = find_recipe(recipe, **changes)
     training, validation = read_pictures(data, val, seed=seed, strict=strict, limit=skip_limit, console=console)
     if sync_bn:
         options["norm_cfg"] = {"type": "SyncBN"}
-    built, chosen = build_model(
-        model, chosen, classes=len(training.classes), weights=weights, options=options, seed=seed,
-        precision=precision, resize=image_size is None, val_size=val_size,
-    )  # fmt: skip
-    folder = output or Path("runs") / f"{data.resolve().name}-{model}-{recipe}"
-    if dry_run:
-        for path in draw_plans(built, training, replace(chosen), folder, seed):
-            console.print(f"Drawn: {path}", markup=False, soft_wrap=True)
-        return
-    result = run(
-        built, training, validation, recipe=chosen, output=folder, seed=seed, validation_size=val_size,
-        save_steps=save_steps, cache=cache, workers=workers, arguments=arguments, console=console,
-    )  # fmt: skip
-    console.print(f"Best: epoch {result.epoch}, top-1 {result.top1:.2%}: {result.best}", markup=False, soft_wrap=True)
+    with distribution.spread():
+        built, chosen = build_model(
+            model, chosen, classes=len(training.classes), weights=weights, options=options, seed=seed,
+            precision=precision, resize=image_size is None, val_size=val_size,
+        )  # fmt: skip
+        folder = output or Path("runs") / f"{data.resolve().name}-{model}-{recipe}"
+        if dry_run:
+            for path in draw_plans(built, training, replace(chosen), folder, seed):
+                console.print(f"Drawn: {path}", markup=False, soft_wrap=True)
+            return
+        result = run(
+            built, training, validation, recipe=chosen, output=folder, seed=seed, validation_size=val_size,
+            save_steps=save_steps, cache=cache, workers=workers, arguments=arguments, console=console,
+        )  # fmt: skip
+        console.print(
+            f"Best: epoch {result.epoch}, top-1 {result.top1:.2%}: {result.best}", markup=False, soft_wrap=True
+        )
 
 
 def _given(**values: Any) -> dict[str, Any]:
