@@ -212,8 +212,8 @@ _COMMON: _Space = {
     "Equalize": (lambda p, m: ImageOps.equalize(p), 0.0, False),
     "Solarize": (lambda p, m: ImageOps.solarize(p, math.ceil(255 - m)), 255.0, False),
 }
-_SHEAR_X: _Operation = lambda p, m: _affine(b=-m)(p)  # noqa: E731
-_SHEAR_Y: _Operation = lambda p, m: _affine(d=-m)(p)  # noqa: E731
+_SHEAR_X: _Operation = lambda p, m: _affine(b=m)(p)  # noqa: E731
+_SHEAR_Y: _Operation = lambda p, m: _affine(d=m)(p)  # noqa: E731
 _RAND_AUGMENT: _Space = _COMMON | {
     "ShearX": (_SHEAR_X, 0.3, True),
     "ShearY": (_SHEAR_Y, 0.3, True),

@@ -1,0 +1,364 @@
+"""Listings, checks, augmentation and batches."""
+
+import csv
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import keras_resnext
+from keras_resnext.data import (
+    Augmentation,
+    Plan,
+    ValidationBatches,
+    augment,
+    check_pictures,
+    find_splits,
+    read_listing,
+    split_listing,
+    training_batches,
+)
+from keras_resnext.data.augment import DRAWS, TRIES, crop_window, mix, recolour
+from keras_resnext.preprocessing import load_image, preprocess_input
+from tests import references  # noqa: F401  declares what torchvision needs to import
+
+RNG = np.random.default_rng(0)
+PREPROCESSING = keras_resnext.Preprocessing(size=32)
+
+
+def picture(height=40, width=60):
+    smooth = Image.fromarray(RNG.integers(0, 256, (5, 7, 3), dtype="uint8"))
+    return smooth.resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three classes of JPEG and PNG files, one of them grey, one CMYK."""
+    root = tmp_path_factory.mktemp("pictures")
+    for label in ("cat", "dog", "owl"):
+        (root / label / "more").mkdir(parents=True)
+        for i in range(3):
+            picture().save(root / label / f"{i}.jpg", quality=95)
+        picture().save(root / label / "more" / "3.png")
+        (root / label / "notes.txt").write_text("no picture")
+    picture().convert("L").save(root / "cat" / "grey.jpg")
+    picture().convert("CMYK").save(root / "dog" / "cmyk.jpg")
+    return root
+
+
+@pytest.fixture(scope="module")
+def listing(folder):
+    return read_listing(folder)
+
+
+def test_folders_are_listed_as_by_torchvision(folder, listing):
+    from torchvision.datasets import ImageFolder
+
+    expected = ImageFolder(folder)
+    assert listing.classes == tuple(expected.classes)
+    assert sorted(zip(listing.files, listing.labels.tolist(), strict=True)) == sorted(expected.samples)
+
+
+def test_lists_give_the_same_pictures(folder, listing, tmp_path):
+    rows = [
+        (os.path.relpath(f, tmp_path), listing.classes[i]) for f, i in zip(listing.files, listing.labels, strict=True)
+    ]
+    with open(tmp_path / "a.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("label", "path"), *(row[::-1] for row in rows)])
+    with open(tmp_path / "b.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    (tmp_path / "c.json").write_text(json.dumps([{"image": f, "class": c} for f, c in rows]))
+    (tmp_path / "d.json").write_text(json.dumps(dict(rows)))
+    (tmp_path / "e.txt").write_text("".join(f"{f} {listing.classes.index(c)}\n" for f, c in rows))
+    (tmp_path / "classes.txt").write_text("cat\ndog\nowl\n")
+    for name in ("a.csv", "b.csv", "c.json", "d.json", "e.txt"):
+        found = read_listing(tmp_path / name)
+        assert found.classes == listing.classes, name
+        assert [os.path.realpath(f) for f in found.files] == [os.path.realpath(f) for f in listing.files]
+        np.testing.assert_array_equal(found.labels, listing.labels)
+
+
+def test_tfrecords_give_the_same_pictures(listing, tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    features = tf.train.Features, tf.train.Feature, tf.train.BytesList, tf.train.Int64List
+    for shard in range(2):
+        with tf.io.TFRecordWriter(str(tmp_path / f"train-{shard:05}-of-00002")) as writer:
+            for i in range(shard, len(listing), 2):
+                example = tf.train.Example(
+                    features=features[0](
+                        feature={
+                            "image/encoded": features[1](bytes_list=features[2](value=[listing.read(i)])),
+                            "image/class/label": features[1](int64_list=features[3](value=[listing.labels[i] + 1])),
+                            "image/height": features[1](int64_list=features[3](value=[40])),
+                            "note": features[1](float_list=tf.train.FloatList(value=[0.5, 1.5])),
+                        }
+                    )
+                )
+                writer.write(example.SerializeToString())
+    (tmp_path / "labels.txt").write_text("cat\ndog\nowl\n")
+    training, validation = find_splits(tmp_path)
+    assert validation is None
+    found = read_listing(training)
+    order = [*range(0, len(listing), 2), *range(1, len(listing), 2)]
+    assert found.classes == listing.classes
+    np.testing.assert_array_equal(found.labels, listing.labels[order])
+    assert [found.read(k) for k in range(len(found))] == [listing.read(i) for i in order]
+
+    shard = tmp_path / "train-00000-of-00002"
+    shard.write_bytes(shard.read_bytes()[:-7])
+    with pytest.raises(ValueError, match="not a TFRecord file, or cut"):
+        read_listing(training)
+
+
+def test_splits_are_found(folder, tmp_path):
+    assert find_splits(folder) == (folder, None)
+    for name in ("training", "validation"):
+        (tmp_path / name).mkdir()
+    assert find_splits(tmp_path) == (tmp_path / "training", tmp_path / "validation")
+
+
+def test_held_out_pictures_are_a_share_of_each_class(listing):
+    first, second = split_listing(listing, 0.25, seed=3)
+    assert sorted(first.files + second.files) == sorted(listing.files)
+    assert np.bincount(second.labels).tolist() == [1, 1, 1]
+    assert split_listing(listing, 0.25, seed=3)[1].files == second.files
+    with pytest.raises(ValueError, match="too few to hold out"):
+        split_listing(listing, 0.95, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "holds no class folders"),
+        (lambda root: (root / "only").mkdir(), "holds no pictures"),
+        (lambda root: [save(root / "only" / "a.png")], "one class alone"),
+        (lambda root: [save(root / "Cat" / "a.png"), save(root / "cat" / "a.png")], "same but for case"),
+    ],
+)
+def test_bad_folders(make, message, tmp_path):
+    make(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        read_listing(tmp_path)
+
+
+def save(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture().save(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "path,label\na.png\n", "must have a path and a label"),
+        ("a.json", "{", "cannot be read"),
+        ("a.json", "[1]", "entry 1 must be"),
+        ("a.txt", "lonely\n", "line 1 must be"),
+        ("a.txt", "a.png 0\na.png -1\n", "label -1 of picture 1 is outside"),
+        ("a.csv", "a.png,0\ngone.png,1\n", "1 listed pictures are missing"),
+        ("a.md", "", "must be a folder, a list"),
+    ],
+)
+def test_bad_lists(name, text, message, tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / name).write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_listing(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        read_listing(tmp_path / "nothing")
+
+
+def test_expected_classes(folder, listing):
+    known = ("ant", "cat", "dog", "owl")
+    assert read_listing(folder, known).labels.tolist() == (listing.labels + 1).tolist()
+    with pytest.raises(ValueError, match="'owl', which are not among the expected 2"):
+        read_listing(folder, ("cat", "dog"))
+
+
+def test_unreadable_pictures_are_left_out_up_to_a_limit(listing, tmp_path):
+    cut, empty = tmp_path / "cut.jpg", tmp_path / "empty.png"
+    cut.write_bytes(listing.read(0)[:400])
+    empty.touch()
+    broken = replace(listing, files=(*listing.files, str(cut), str(empty)), labels=np.append(listing.labels, [0, 1]))
+    kept, skipped = check_pictures(broken, limit=2)
+    assert kept.files == listing.files
+    assert [name for name, _ in skipped] == [str(cut), str(empty)]
+    assert "truncated" in skipped[0][1].lower()
+    assert skipped[1][1] == "the file is empty"
+    with pytest.raises(ValueError, match=r"2 of 16 pictures cannot be read, more than the limit of 1: .*cut.jpg"):
+        check_pictures(broken)
+    with pytest.raises(ValueError, match="limit of 0"):
+        check_pictures(broken, strict=True)
+    with pytest.raises(ValueError, match="no picture of class 'cat'"):
+        check_pictures(broken.select([5, 10, 14]), limit=2)
+
+
+@given(
+    st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 2**32 - 1), st.sampled_from([(0.08, 1.0), (0.5, 0.6)])
+)
+def test_crops_lie_inside_and_have_allowed_shapes(height, width, seed, scale):
+    top, left, h, w = crop_window(np.random.default_rng(seed).random(DRAWS), height, width, scale, (3 / 4, 4 / 3))
+    assert h >= 1
+    assert w >= 1
+    assert 0 <= top <= height - h
+    assert 0 <= left <= width - w
+    if min(h, w) > 50:
+        assert 0.72 < w / h < 1.37
+
+
+def test_crops_have_the_distribution_of_torchvision():
+    from torchvision.transforms import RandomResizedCrop
+
+    torch.manual_seed(0)
+    image = torch.zeros(3, 375, 500)
+    theirs = np.array([RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)])
+    rng = np.random.default_rng(1)
+    ours = np.array([crop_window(rng.random(DRAWS), 375, 500, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)])
+    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), rtol=0.05)
+    np.testing.assert_allclose(ours.std(0), theirs.std(0), rtol=0.06)
+
+
+@pytest.mark.parametrize("kind", ["rand_augment", "trivial_augment"])
+def test_policies_are_those_of_torchvision(kind):
+    """Every operation at four strengths and both signs."""
+    from torchvision.transforms import InterpolationMode, autoaugment
+
+    ours = {"rand_augment": augment._RAND_AUGMENT, "trivial_augment": augment._TRIVIAL_AUGMENT}[kind]
+    image = picture(64, 48)
+    if kind == "rand_augment":
+        space = autoaugment.RandAugment()._augmentation_space(31, (64, 48))
+    else:
+        space = autoaugment.TrivialAugmentWide()._augmentation_space(31)
+    assert set(space) == set(ours)
+    for name, (magnitudes, signed) in space.items():
+        operation, strongest, ours_signed = ours[name]
+        assert signed == ours_signed, name
+        for level in (0, 9, 17, 30):
+            for sign in (1, -1) if signed else (1,):
+                magnitude = float(magnitudes[level]) if magnitudes.ndim else 0.0
+                expected = autoaugment._apply_op(image, name, sign * magnitude, InterpolationMode.NEAREST, None)
+                actual = operation(image, sign * strongest * level / 30)
+                difference = np.abs(np.asarray(actual, int) - np.asarray(expected, int)).max(-1)
+                assert (difference > 1).mean() < 0.02, (name, level, sign)
+
+
+def test_colour_jitter_varies_each_by_as_much_as_is_asked():
+    image = picture()
+    assert recolour(image, Augmentation(), 1) is image
+    grey = recolour(image.convert("L").convert("RGB"), Augmentation(color_jitter=(0, 0, 0.9, 0.5)), 1)
+    assert np.ptp(np.asarray(grey, int), axis=-1).max() <= 1  # neither saturation nor hue colours what is grey
+    means = [np.asarray(recolour(image, Augmentation(color_jitter=(0.5, 0, 0, 0)), s)).mean() for s in range(50)]
+    ratio = np.array(means) / np.asarray(image).mean()
+    assert 0.45 < ratio.min() < 0.65
+    assert 1.2 < ratio.max() < 1.55
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"crop_padding": 4},
+        {"policy": "trivial_augment", "color_jitter": (0.4, 0.4, 0.4, 0.1)},
+        {"mixup": 0.2, "cutmix": 1.0, "random_erasing": 0.5, "repeats": 2},
+    ],
+)
+def test_any_step_can_be_repeated_and_both_engines_agree(listing, options):
+    augmentation = Augmentation(size=32, **options)
+    plan = Plan(len(listing), 6, seed=5, repeats=augmentation.repeats)
+    make = lambda steps, engine: training_batches(  # noqa: E731
+        listing, plan, augmentation, PREPROCESSING, steps, engine=engine
+    )
+    whole = [(x.numpy(), y.numpy()) for x, y in make(range(5), "tf.data")]
+    again = [(x.numpy(), y.numpy()) for x, y in make(range(3, 5), "tf.data")]
+    for (images, labels), (same, same_labels) in zip(whole[3:], again, strict=True):
+        np.testing.assert_array_equal(images, same)
+        np.testing.assert_array_equal(labels, same_labels)
+    python = make(range(3, 5), "python")
+    for i, (images, labels) in enumerate(again):
+        np.testing.assert_allclose(python[i][1], labels, atol=1e-6)
+        assert np.abs(python[i][0] - images).mean() < 0.02
+    assert whole[0][0].shape == (6, 32, 32, 3)
+    assert not np.array_equal(whole[0][0], whole[1][0])
+
+
+def test_processes_share_a_batch(listing):
+    """Together they show what one process shows."""
+    augmentation = Augmentation(size=32)
+    whole = training_batches(listing, Plan(14, 6, 1), augmentation, PREPROCESSING, range(2), engine="python")
+    parts = [
+        training_batches(listing, Plan(14, 6, 1, shard=(i, 2)), augmentation, PREPROCESSING, range(2), engine="python")
+        for i in range(2)
+    ]
+    for step in range(2):
+        np.testing.assert_array_equal(whole[step][0], np.concatenate([part[step][0] for part in parts]))
+        np.testing.assert_array_equal(whole[step][1], np.concatenate([part[step][1] for part in parts]))
+
+
+def test_an_epoch_shows_every_picture_once():
+    plan = Plan(20, 5, seed=2)
+    shown = [np.concatenate([plan.step(4 * epoch + i).indices for i in range(4)]) for epoch in range(2)]
+    assert sorted(shown[0]) == sorted(shown[1]) == list(range(20))
+    assert shown[0].tolist() != shown[1].tolist()
+    repeated = np.concatenate([Plan(20, 5, 2, repeats=4).step(i).indices for i in range(4)])
+    assert sorted(np.bincount(repeated, minlength=20).tolist()) == [0] * 15 + [4] * 5
+    with pytest.raises(ValueError, match=r"batch_size=21 must lie in 1\.\.20"):
+        Plan(20, 21, 0)
+    with pytest.raises(ValueError, match="multiple of the 2 processes"):
+        Plan(20, 5, 0, shard=(0, 2))
+
+
+def test_validation_pictures_are_those_of_prediction(listing):
+    batches = ValidationBatches(listing, PREPROCESSING, size=32, batch_size=8)
+    images, labels, weights = (np.concatenate(part) for part in zip(*(batches[i] for i in range(2)), strict=True))
+    assert weights.tolist() == [1] * 14 + [0] * 2
+    np.testing.assert_array_equal(labels.argmax(1)[:14], listing.labels)
+    for i in range(14):
+        expected = preprocess_input(load_image(listing.files[i], 32, resize=PREPROCESSING.resize))
+        np.testing.assert_array_equal(images[i], expected)
+
+
+def test_mixing_keeps_the_share_of_each_picture():
+    """Pictures of one value: what is left of each must be what its label says."""
+    values = np.arange(8, dtype="float32")
+    images, labels = np.broadcast_to(values[:, None, None, None], (8, 16, 16, 3)).copy(), np.eye(8, dtype="float32")
+    for kind in ({"mixup": 0.8}, {"cutmix": 1.0}):
+        shares = []
+        for seed in range(6):
+            mixed, targets = mix(images, labels, Augmentation(**kind), seed)
+            np.testing.assert_allclose(targets.sum(1), 1, atol=1e-5)
+            np.testing.assert_allclose(mixed.mean((1, 2, 3)), targets @ values, atol=0.8 if "cutmix" in kind else 1e-4)
+            shares.append(targets.max(1).min())
+        assert min(shares) < 0.95
+    erased, targets = mix(images + 1, labels, Augmentation(random_erasing=1.0), 0)
+    share = (erased == 0).mean((1, 2, 3))
+    assert (share > 0).all()
+    assert (share < 0.4).all()
+    np.testing.assert_array_equal(targets, labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"flip": 1.5}, "flip=1.5 must be a probability"),
+        ({"crop_scale": (0.5, 0.2)}, "crop_scale"),
+        ({"crop_ratio": (0, 1)}, "crop_ratio"),
+        ({"policy": "auto"}, "must be None or one of rand_augment"),
+        ({"interpolation": "lanczos"}, "bilinear or bicubic"),
+        ({"size": 0}, "at least 1"),
+        ({"mixup": -1}, "not be negative"),
+        ({"policy_magnitude": 31}, r"0\.\.30"),
+        ({"color_jitter": (0, 0, 0, 0.6)}, "hue at most 0.5"),
+    ],
+)
+def test_bad_augmentations(options, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**options)
+
+
+def test_draws_are_enough():
+    assert DRAWS == 4 * TRIES + 1
