@@ -13,6 +13,10 @@ import keras
 COORDINATOR, PROCESSES, PROCESS = "KERAS_RESNEXT_COORDINATOR", "KERAS_RESNEXT_PROCESSES", "KERAS_RESNEXT_PROCESS"
 
 
+class ProcessLostError(RuntimeError):
+    """Another process of the run has ended or cannot be reached."""
+
+
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> tuple[int, int]:
     """Joins this process to the others, before anything else is computed.
 

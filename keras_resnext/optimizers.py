@@ -45,7 +45,9 @@ class SGD(keras.optimizers.SGD):
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        if self.l2 and (self.decay_norm_and_bias or variable.name not in _NORM_AND_BIAS):
+        # TensorFlow passes its own variable, whose name is another.
+        own = self._trainable_variables[self._get_variable_index(variable)]
+        if self.l2 and (self.decay_norm_and_bias or own.name not in _NORM_AND_BIAS):
             gradient = gradient + variable * ops.cast(self.l2, variable.dtype)
         if self.momentum:
             momentum = self.momentums[self._get_variable_index(variable)]

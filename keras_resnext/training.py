@@ -4,8 +4,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -162,7 +162,7 @@ def train(
 
     Raises:
         ValueError: model and pictures that do not fit, or a checkpoint of a run with other arguments.
-        RuntimeError: the loss became NaN or infinite; the last checkpoint is kept.
+        RuntimeError: the loss became NaN or infinite, or another process was lost; the last checkpoint is kept.
         OSError: the disk refuses; the last checkpoint is kept.
         SystemExit: SIGTERM or Ctrl-C, after the step was finished and saved.
     """
@@ -211,7 +211,7 @@ def train(
         if shard[1] == 1:
             raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RuntimeError(
+        raise distribution.ProcessLostError(
             f"process {shard[0]} of {shard[1]} lost the others ({first}); start all of them again to go on from the "
             "last checkpoint"
         ) from error
@@ -309,19 +309,24 @@ class _Session:
             kept = self.folder / CHECKPOINT
             return f"{where}; " + (f"the last good state is {kept}" if kept.exists() else "nothing was saved before")
 
-        guard = Guard(self.step, lambda step: self._save(step, head, guard), self._is_due, describe)
+        steps = range(self.step, (epoch + 1) * spe)
+        guard = Guard(steps, lambda step: self._save(step, head, guard), self._is_due, describe)
         watchers = [bar, *([self.average] if self.average else []), guard]
         if self.saved is not None:
             watchers.insert(0, _RestoreMetrics(self.saved))
         with guard.listening():
             done = self.model.fit(
-                batches(range(self.step, (epoch + 1) * spe)),
-                initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=watchers,
-            )  # fmt: skip
-        self.saved = None
-        logs = {name: float(values[-1]) for name, values in done.history.items() if name != "cross_entropy"}
-        logs["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        self.step = (epoch + 1) * spe
+                batches(steps), initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=watchers
+            )
+            self.saved, self.step = None, steps.stop
+            logs = {name: float(values[-1]) for name, values in done.history.items() if name != "cross_entropy"}
+            logs["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+            self._finish_epoch(epoch, logs, held_out)
+            self._save(self.step, head, None)
+            guard.leave_if_asked()
+
+    def _finish_epoch(self, epoch: int, logs: dict[str, float], held_out: ValidationBatches | None) -> None:
+        """Validates, with the moving average where there is one, and writes what a user looks at."""
         with self.average.applied(self.model) if self.average else nullcontext():
             if held_out is not None:
                 found = self.model.evaluate(held_out, return_dict=True, verbose=0)
@@ -335,13 +340,12 @@ class _Session:
             if better:
                 self.best, self.best_epoch = score, epoch + 1
             for name in (LAST, *([BEST] if better else [])) if self.writes else ():
-                with distribution.apart():
+                with distribution.apart(), _bare(self.model):
                     save_keras(self.model, self.folder / name)
         self._tell(logs)
         if self.writes:
             write_history(self.folder / HISTORY, self.history)
             draw_history(self.folder / CURVES, self.history)
-        self._save(self.step, head, None)
 
     def _is_due(self, step: int) -> bool:
         if self.save_steps:
@@ -392,6 +396,16 @@ class _RestoreMetrics(keras.callbacks.Callback):
             for variable, count in zip(now, counted, strict=True):
                 variable.assign_add(count)
         self.saved = None
+
+
+@contextmanager
+def _bare(model: keras.Model) -> Iterator[None]:
+    """Without what compiling added: a file of the model alone is a third as large, and loads without this module."""
+    optimizer, model.optimizer, model.compiled = model.optimizer, None, False
+    try:
+        yield
+    finally:
+        model.optimizer, model.compiled = optimizer, True
 
 
 def _leaves(model: keras.Model) -> list[keras.layers.Layer]:

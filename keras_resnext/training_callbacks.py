@@ -58,13 +58,17 @@ class MovingAverage(keras.callbacks.Callback):
 
 
 class Guard(keras.callbacks.Callback):
-    """Counts steps, saves now and then, and stops for a loss that is no number or when the process is asked to end."""
+    """Counts steps, saves now and then, and stops for a loss that is no number or when the process is asked to end.
+
+    After the last step of an epoch it leaves saving and stopping to what comes after validation.
+    """
 
     def __init__(
-        self, step: int, save: Callable[[int], None], due: Callable[[int], bool], describe: Callable[[int], str]
+        self, steps: range, save: Callable[[int], None], due: Callable[[int], bool], describe: Callable[[int], str]
     ) -> None:
         super().__init__()
-        self.step, self.save, self.due, self.describe = step, save, due, describe
+        self.step, self.last = steps.start, steps.stop
+        self.save, self.due, self.describe = save, due, describe
         self.asked: int | None = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -72,8 +76,13 @@ class Guard(keras.callbacks.Callback):
         loss = float(np.asarray((logs or {}).get("loss", 0.0)))
         if not math.isfinite(loss):
             raise TrainingDivergedError(f"the loss became {loss} {self.describe(self.step)}")
-        if self.asked is not None or self.due(self.step):
-            self.save(self.step)
+        if self.step < self.last:
+            if self.asked is not None or self.due(self.step):
+                self.save(self.step)
+            self.leave_if_asked()
+
+    def leave_if_asked(self) -> None:
+        """Raises SystemExit with the code that a shell gives a process ended by the signal."""
         if self.asked is not None:
             raise SystemExit(128 + self.asked)
 

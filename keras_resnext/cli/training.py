@@ -1,5 +1,7 @@
 """The command that trains."""
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .base import app, load_framework, read_options
+from .base import app, load_framework, read_options, tell
 
 _PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -126,10 +128,15 @@ def train(
             for path in draw_plans(built, training, replace(chosen), folder, seed):
                 console.print(f"Drawn: {path}", markup=False, soft_wrap=True)
             return
-        result = run(
-            built, training, validation, recipe=chosen, output=folder, seed=seed, validation_size=val_size,
-            save_steps=save_steps, cache=cache, workers=workers, arguments=arguments, console=console,
-        )  # fmt: skip
+        try:
+            result = run(
+                built, training, validation, recipe=chosen, output=folder, seed=seed, validation_size=val_size,
+                save_steps=save_steps, cache=cache, workers=workers, arguments=arguments, console=console,
+            )  # fmt: skip
+        except distribution.ProcessLostError as error:
+            tell(str(error))
+            sys.stdout.flush()
+            os._exit(2)  # a usual exit would wait a minute for the others and then abort
         console.print(
             f"Best: epoch {result.epoch}, top-1 {result.top1:.2%}: {result.best}", markup=False, soft_wrap=True
         )
