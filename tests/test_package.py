@@ -99,6 +99,13 @@ ALLOWED = {
     "export": {"classifier", "digits", "download", "layers", "normalization", "preprocessing", "export"},
     "classifier": {"preprocessing"},
     "serving": {"serving"},
+    "data": {"data", "preprocessing", "published"},
+    "distribution": set(),
+    "plots": set(),
+    "training": {
+        *("architectures", "data", "distribution", "keras_files", "model", "plots", "preprocessing", "published"),
+        "training",
+    },
     "digits": set(),
     "quickstart": {"digits", "model", "preprocessing", "export"},
 }

@@ -15,14 +15,16 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from keras_resnext import ResNeXt, cli, training
-from keras_resnext.data import read_listing
+from keras_resnext import ResNeXt, cli
+from keras_resnext.data import ValidationBatches, read_listing
 from keras_resnext.digits import write_folders
-from keras_resnext.optimizers import SGD, Schedule
-from keras_resnext.recipes import RECIPES, Recipe, find_recipe
-from keras_resnext.training import CrossEntropy, train
-from keras_resnext.training_callbacks import TrainingDivergedError
-from keras_resnext.training_state import SavedState, save_state
+from keras_resnext.preprocessing import get_preprocessing
+from keras_resnext.training import session, train
+from keras_resnext.training.callbacks import TrainingDivergedError
+from keras_resnext.training.optimizers import SGD, Schedule
+from keras_resnext.training.recipes import RECIPES, Recipe, find_recipe
+from keras_resnext.training.state import SavedState, save_state
+from keras_resnext.training.step import CrossEntropy
 
 QUIET = Console(quiet=True)
 SMALL = ("--model", "resnext29_8x64d", "--option", "blocks=[1,1]", "--option", "strides=[2,2]")
@@ -161,7 +163,7 @@ def test_a_run_that_is_cut_off_ends_in_the_same_weights(few, tmp_path, monkeypat
         if len(saves) in (2, 5):
             raise StopError
 
-    monkeypatch.setattr(training, "save_state", cut)
+    monkeypatch.setattr(session, "save_state", cut)
     for _ in range(2):
         with pytest.raises(StopError):
             train(build(drop_path_rate=0.2), *few, output=tmp_path / "cut", **options)
@@ -194,8 +196,8 @@ def test_what_a_run_writes(few, tmp_path):
     assert (tmp_path / "labels.txt").read_text().split() == list("0123456789")
     loaded = keras.saving.load_model(result.best)
     assert not getattr(loaded, "optimizer", None)
-    images = np.concatenate([batch[0] for batch in (training.ValidationBatches(
-        few[1], training.get_preprocessing(loaded), size=8, batch_size=len(few[1])),)[0]])  # fmt: skip
+    images = np.concatenate([batch[0] for batch in (ValidationBatches(
+        few[1], get_preprocessing(loaded), size=8, batch_size=len(few[1])),)[0]])  # fmt: skip
     assert (loaded.predict(images, verbose=0).argmax(1) == few[1].labels).mean() == pytest.approx(result.top1)
 
 

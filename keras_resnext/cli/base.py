@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -18,8 +19,11 @@ MODEL_HELP = "Published weights (`keras-resnext list`), .keras file, PyTorch che
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 
 
-def load_framework() -> None:
-    """Imports Keras and its backend without what TensorFlow tells standard error at every start."""
+def load_framework(before_use: Callable[[], None] | None = None) -> None:
+    """Imports Keras and its backend without what TensorFlow tells standard error at every start.
+
+    `before_use` runs before any device is looked for.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -27,6 +31,8 @@ def load_framework() -> None:
     try:
         import keras
 
+        if before_use:
+            before_use()
         keras.ops.zeros(())  # devices are looked for at the first operation
     finally:
         os.dup2(kept, 2)

@@ -104,16 +104,20 @@ def train(
     if precision not in (None, *_PRECISIONS):
         raise ValueError(f"precision={precision!r} must be one of {', '.join(_PRECISIONS)}")
     options = read_options(option or [])
+
+    def join() -> None:
+        from .. import distribution
+
+        distribution.join(coordinator, processes, process)
+
     arguments = {"model": model, "weights": weights, "options": options, "precision": precision, "sync_bn": sync_bn}
+    load_framework(join)
     from .. import distribution
-
-    rank, _ = distribution.join(coordinator, processes, process)
-    load_framework()
-    from ..recipes import find_recipe
+    from ..training import find_recipe
     from ..training import train as run
-    from ..training_setup import build_model, draw_plans, read_pictures
+    from ..training.setup import build_model, draw_plans, read_pictures
 
-    console = Console(highlight=False, quiet=rank > 0)
+    console = Console(highlight=False, quiet=distribution.shard()[0] > 0)
     chosen = find_recipe(recipe, **changes)
     training, validation = read_pictures(data, val, seed=seed, strict=strict, limit=skip_limit, console=console)
     if sync_bn:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .data.augment import Augmentation
+from ..data.augment import Augmentation
 
 
 @dataclass(frozen=True)

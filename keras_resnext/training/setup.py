@@ -10,14 +10,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from .architectures import find_architecture
-from .data import Listing, Plan, check_pictures, find_splits, read_listing, split_listing, training_batches
-from .distribution import has_gpu
-from .model import create
+from ..architectures import find_architecture
+from ..data import Listing, Plan, check_pictures, find_splits, read_listing, split_listing, training_batches
+from ..distribution import has_gpu
+from ..model import create
+from ..plots import draw_batch, draw_schedule
+from ..preprocessing import get_preprocessing, set_preprocessing
+from ..published import Preprocessing
 from .optimizers import Schedule
-from .plots import draw_batch, draw_schedule
-from .preprocessing import get_preprocessing, set_preprocessing
-from .published import Preprocessing
 from .recipes import Recipe
 
 HELD_OUT = 0.1

@@ -1,0 +1,236 @@
+"""A run of training in progress: epochs, validation, and what is written."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import ops
+from rich.console import Console
+
+from .. import distribution
+from ..data import Plan, ValidationBatches
+from ..keras_files import save_keras
+from ..plots import draw_history
+from .callbacks import Guard, MovingAverage, ProgressBar
+from .recipes import Recipe
+from .state import SavedState, save_state
+from .step import compile_model
+
+CHECKPOINT, RUN, HISTORY, CURVES = "checkpoint.npz", "run.json", "history.csv", "curves.png"
+BEST, LAST, LABELS = "best.keras", "last.keras", "labels.txt"
+
+
+class Session:
+    """A run in progress: where it is, what it has seen, and how that is saved."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        plan: Plan,
+        recipe: Recipe,
+        folder: Path,
+        console: Console,
+        save_steps: int | None,
+        save_seconds: float,
+    ) -> None:
+        self.model, self.plan, self.recipe, self.folder, self.console = model, plan, recipe, folder, console
+        self.save_steps, self.save_seconds, self.saved_at = save_steps, save_seconds, time.monotonic()
+        self.writes = plan.shard[0] == 0
+        self.step = 0
+        self.best, self.best_epoch = -1.0, 0
+        self.history: list[dict[str, float]] = []
+        self.spent = 0.0  # seconds in this epoch before the last resumption
+        self.started = time.monotonic()
+        self.saved: SavedState | None = None
+        self.trainable = [(layer, layer.trainable) for layer in _leaves(model)]
+        spe, length = plan.steps_per_epoch, recipe.ema * recipe.epochs * plan.steps_per_epoch
+        warm = int((recipe.head_epochs + recipe.warmup_epochs) * spe)
+        self.average = MovingAverage(model, length, warm) if recipe.ema else None
+
+    def resume(self, saved: SavedState) -> None:
+        self.saved = saved
+        self.step, self.best = saved.state["step"], saved.state["best"]
+        self.best_epoch, self.history = saved.state["best_epoch"], saved.state["history"]
+        self.spent = saved.state["spent"]
+        saved.restore("model", self.model.variables)
+        if self.average:
+            saved.restore("average", self.average.weights)
+            self.average.step = self.step
+
+    def run(self, batches: Callable[[range], Any], held_out: ValidationBatches | None) -> None:
+        recipe, spe = self.recipe, self.plan.steps_per_epoch
+        bar = ProgressBar(self.console, recipe.epochs * spe, self.step, self.plan.batch_size, recipe.epochs)
+        try:
+            with bar.progress:
+                for head, epochs in (
+                    (True, range(recipe.head_epochs)),
+                    (False, range(recipe.head_epochs, recipe.epochs)),
+                ):
+                    left = range(max(epochs.start, self.step // spe), epochs.stop)
+                    if not left or self._has_stopped():
+                        continue
+                    self._begin_phase(head)
+                    for epoch in left:
+                        self._run_epoch(epoch, head, batches, held_out, bar)
+                        if self._has_stopped():
+                            self.console.print(f"No better validation for {recipe.patience} epochs: stopped.")
+                            break
+        finally:
+            self._set_trainable(False)
+
+    def _has_stopped(self) -> bool:
+        patience = self.recipe.patience
+        return patience is not None and len(self.history) - self.best_epoch >= patience and bool(self.history)
+
+    def _begin_phase(self, head: bool) -> None:
+        self._set_trainable(head)
+        compile_model(self.model, self.recipe, self.plan.steps_per_epoch, head=head)
+        if self.saved is not None and self.saved.state["head"] == head:
+            self.saved.restore("optimizer", self.model.optimizer.variables)
+
+    def _set_trainable(self, head: bool) -> None:
+        """Freezes all but the last layer for the head's epochs; gives every layer back what it had otherwise."""
+        last = [layer for layer, _ in self.trainable if layer.weights][-1]
+        for layer, own in self.trainable:
+            layer.trainable = own and (layer is last or not head)
+
+    def _run_epoch(
+        self,
+        epoch: int,
+        head: bool,
+        batches: Callable[[range], Any],
+        held_out: ValidationBatches | None,
+        bar: ProgressBar,
+    ) -> None:
+        spe = self.plan.steps_per_epoch
+        self.started = time.monotonic()
+
+        def describe(step: int) -> str:
+            rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+            where = f"in epoch {epoch + 1}, step {step - epoch * spe} of {spe} (learning rate {rate:.3g})"
+            kept = self.folder / CHECKPOINT
+            return f"{where}; " + (f"the last good state is {kept}" if kept.exists() else "nothing was saved before")
+
+        steps = range(self.step, (epoch + 1) * spe)
+        guard = Guard(steps, lambda step: self._save(step, head, guard), self._is_due, describe)
+        watchers = [bar, *([self.average] if self.average else []), guard]
+        if self.saved is not None:
+            watchers.insert(0, _RestoreMetrics(self.saved))
+        with guard.listening():
+            done = self.model.fit(
+                batches(steps), initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=watchers
+            )
+            self.saved, self.step = None, steps.stop
+            logs = {name: float(values[-1]) for name, values in done.history.items() if name != "cross_entropy"}
+            logs["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+            self._finish_epoch(epoch, logs, held_out)
+            self._save(self.step, head, None)
+            guard.leave_if_asked()
+
+    def _finish_epoch(self, epoch: int, logs: dict[str, float], held_out: ValidationBatches | None) -> None:
+        """Validates, with the moving average where there is one, and writes what a user looks at."""
+        with self.average.applied(self.model) if self.average else nullcontext():
+            if held_out is not None:
+                found = self.model.evaluate(held_out, return_dict=True, verbose=0)
+                found["loss"] = found.pop("cross_entropy")  # the mean over pictures, without smoothing
+                logs |= {f"val_{name}": float(value) for name, value in found.items()}
+            logs["seconds"] = round(self.spent + time.monotonic() - self.started, 3)
+            self.spent = 0.0
+            self.history.append({"epoch": epoch + 1, **logs})
+            score = logs.get("val_top1", logs["top1"])
+            better = score > self.best
+            if better:
+                self.best, self.best_epoch = score, epoch + 1
+            for name in (LAST, *([BEST] if better else [])) if self.writes else ():
+                with distribution.apart(), _bare(self.model):
+                    save_keras(self.model, self.folder / name)
+        self._tell(logs)
+        if self.writes:
+            write_history(self.folder / HISTORY, self.history)
+            draw_history(self.folder / CURVES, self.history)
+
+    def _is_due(self, step: int) -> bool:
+        if self.save_steps:
+            return step % self.save_steps == 0
+        return time.monotonic() - self.saved_at > self.save_seconds
+
+    def _save(self, step: int, head: bool, guard: Guard | None) -> None:
+        self.saved_at = time.monotonic()
+        model = guard.model if guard else self.model  # on JAX, asking a callback for its model fetches its weights
+        if not self.writes:
+            return
+        groups = {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
+        if self.average:
+            groups["average"] = self.average.weights
+        state = {
+            "step": step,
+            "head": head,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "history": self.history,
+            "inside": guard is not None,  # of an epoch
+            "spent": self.spent + time.monotonic() - self.started if guard else 0.0,
+        }
+        with distribution.apart():
+            save_state(self.folder / CHECKPOINT, groups, state)
+
+    def _tell(self, logs: Mapping[str, float]) -> None:
+        shown = ("loss", "top1", "val_loss", "val_top1", "val_top5")
+        text = "  ".join(f"{name} {logs[name]:.4f}" for name in shown if name in logs)
+        self.console.print(f"epoch {len(self.history)}/{self.recipe.epochs}  {text}  {logs['seconds']:.0f} s")
+
+
+class _RestoreMetrics(keras.callbacks.Callback):
+    """In the epoch that is resumed, the metrics go on counting where they were.
+
+    They exist from the first step on, and are sums: what was saved is added then.
+    """
+
+    def __init__(self, saved: SavedState) -> None:
+        super().__init__()
+        self.saved: SavedState | None = saved
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.saved is not None and self.saved.state["inside"]:
+            now = self.model.metrics_variables
+            counted = [ops.convert_to_numpy(variable) for variable in now]
+            self.saved.restore("metrics", now)
+            for variable, count in zip(now, counted, strict=True):
+                variable.assign_add(count)
+        self.saved = None
+
+
+@contextmanager
+def _bare(model: keras.Model) -> Iterator[None]:
+    """Without what compiling added: a file of the model alone is a third as large, and loads without this module."""
+    optimizer, model.optimizer, model.compiled = model.optimizer, None, False
+    try:
+        yield
+    finally:
+        model.optimizer, model.compiled = optimizer, True
+
+
+def _leaves(model: keras.Model) -> list[keras.layers.Layer]:
+    return [layer for layer in model._flatten_layers(include_self=False) if not isinstance(layer, keras.Model)]
+
+
+def write_history(path: Path, history: list[dict[str, float]]) -> None:
+    """One line an epoch, as CSV."""
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    lines = [",".join(columns), *(",".join(f"{row.get(name, '')}" for name in columns) for row in history)]
+    write(path, "\n".join(lines) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a text file aside and renames it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
