@@ -17,6 +17,7 @@ _NAMES = {
     "ResNeXt152": "model",
     "create": "model",
     "decode_predictions": "preprocessing",
+    "evaluate": "evaluation",
     "export": "export",
     "from_pretrained": "pretrained",
     "from_pytorch": "pytorch",

@@ -90,6 +90,11 @@ def imagenet_labels() -> list[str]:
     return [name for _, name in _imagenet_classes()]
 
 
+def imagenet_ids() -> list[str]:
+    """The WordNet ids of the 1000 ImageNet classes, such as n01440764, in the same order."""
+    return [wordnet_id for wordnet_id, _ in _imagenet_classes()]
+
+
 def decode_predictions(predictions: Array, top: int = 5) -> list[list[tuple[str, str, float]]]:
     """The best ImageNet classes of each row, as `keras.applications` gives them.
 

@@ -14,7 +14,7 @@ PUBLIC = {
     *("ResNeXt", "ResNeXt50", "ResNeXt101", "ResNeXt152", "create", "list_architectures", "GroupedConv2D"),
     *("from_pytorch", "load_pytorch_weights", "save_pytorch_weights", "from_pretrained", "list_pretrained"),
     *("preprocess_input", "decode_predictions", "Preprocessing", "get_preprocessing", "set_preprocessing"),
-    *("export", "serving"),
+    *("evaluate", "export", "serving"),
 }
 
 
@@ -106,6 +106,10 @@ ALLOWED = {
         *("architectures", "data", "distribution", "keras_files", "model", "plots", "preprocessing", "published"),
         "training",
     },
+    "runtimes": {"classifier", "loading", "preprocessing", "published", "export"},
+    "metrics": set(),
+    "evaluation_plots": {"metrics"},
+    "evaluation": {"classifier", "data", "evaluation_plots", "metrics", "runtimes"},
     "digits": set(),
     "quickstart": {"digits", "model", "preprocessing", "export"},
 }

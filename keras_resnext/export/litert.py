@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+INSTALL = "pip install 'keras_resnext[tflite]'"
 BATCH = 8  # pictures at once where the batch size is free
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -15,14 +16,27 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 def load(content: bytes, output: str, delegated: bool) -> tuple[str, Run]:
     """Name of the runtime, and a function from pictures on 0..255 to outputs in float32."""
+    runtime, runner = open_signature(content, delegated)
+    return runtime, make_run(runner, output)
+
+
+def open_signature(content: bytes, delegated: bool) -> tuple[str, Any]:
+    """Name of the runtime, and its runner of the signature `serving_default`.
+
+    Raises:
+        ImportError: neither LiteRT nor TensorFlow is installed.
+        ValueError: the content is no TFLite file, or has no such signature.
+    """
     try:
         from ai_edge_litert import interpreter as litert
 
         interpreter_class, resolvers = litert.Interpreter, litert.OpResolverType
         runtime = f"LiteRT {version('ai-edge-litert')}"
     except ImportError:
-        import tensorflow as tf
-
+        try:
+            import tensorflow as tf
+        except ModuleNotFoundError:
+            raise ImportError(f"running TFLite files needs LiteRT or TensorFlow: {INSTALL}") from None
         interpreter_class, resolvers = tf.lite.Interpreter, tf.lite.experimental.OpResolverType
         runtime = f"TensorFlow Lite {tf.__version__}"
     with warnings.catch_warnings():
@@ -34,7 +48,17 @@ def load(content: bytes, output: str, delegated: bool) -> tuple[str, Run]:
                 resolvers.AUTO if delegated else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
             ),
         )
-    runner = interpreter.get_signature_runner("serving_default")
+    name = f"{runtime} {'with' if delegated else 'without'} XNNPACK"
+    return name, interpreter.get_signature_runner("serving_default")
+
+
+def make_run(runner: Any, output: str) -> Run:
+    """A function from any number of pictures on 0..255 to float32 outputs, whatever types and batch size the file has.
+
+    Args:
+        runner: of `open_signature`.
+        output: its name.
+    """
     taken, given = runner.get_input_details()["images"], runner.get_output_details()[output]
     fixed = int(taken["shape_signature"][0])
 
@@ -48,7 +72,7 @@ def load(content: bytes, output: str, delegated: bool) -> tuple[str, Run]:
             parts.append(_real(runner(images=_quantised(padded, taken))[output], given)[: len(part)])
         return np.concatenate(parts)
 
-    return f"{runtime} {'with' if delegated else 'without'} XNNPACK", run
+    return run
 
 
 def _quantised(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:

@@ -1,12 +1,13 @@
 """A Keras model as an ONNX file that ONNX Runtime and OpenVINO run at full speed."""
 
+import json
 import logging
 import os
 import secrets
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from ..preprocessing import get_preprocessing
 from .network import build_network, classes_of
 from .onnx_graph import simplify
 from .report import ExportReport, compare, expected_outputs, sample_pictures
@@ -39,7 +41,8 @@ def export_onnx(
     Input: `images`, float32 (batch, height, width, 3), RGB 0..255, normalised inside by the model's own preprocessing.
     Outputs, float32: `probabilities` (batch, classes) of a classifier, with a softmax where it ends in a linear layer,
     and `features` (batch, channels), pooled, where there are such. The batch size is free. A grouped convolution is one
-    `Conv` with `group`; BatchNorm is part of the convolutions; all operations are those of the `ai.onnx` domain.
+    `Conv` with `group`; BatchNorm is part of the convolutions; all operations are those of the `ai.onnx` domain. The
+    metadata `preprocessing`, JSON, says how pictures are resized and cropped, and what the graph normalises by.
 
     Args:
         model: functional or Sequential, of (batch, height, width, 3) normalised pictures; this project's or another.
@@ -83,6 +86,9 @@ def export_onnx(
 
     proto = simplify(_convert(_with_planar_norms(network), size, opset))
     _check_operations(proto, opset)
+    preprocessing = get_preprocessing(model)
+    facts = {**asdict(preprocessing), "size": size, "resize": preprocessing.resize_for(min(size))}
+    onnx.helper.set_model_props(proto, {"preprocessing": json.dumps(facts)})
     aside = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         with open(aside, "xb") as file:
@@ -154,12 +160,8 @@ def _check_operations(proto: Any, opset: int) -> None:
 
 def _verify(path: Path, images: np.ndarray, expected: dict[str, np.ndarray], tolerance: float) -> list[ExportReport]:
     """Runs the file in ONNX Runtime; a report for each output, the model's own first."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_session(path)
         session.run(None, {"images": images[:1]})
     except Exception as error:  # its own exceptions have no base class of their own
         raise ValueError(f"ONNX Runtime does not run the file: {error}") from error
@@ -174,6 +176,17 @@ def _verify(path: Path, images: np.ndarray, expected: dict[str, np.ndarray], tol
         )
         for name, values in expected.items()
     ]
+
+
+def open_session(path: Path) -> Any:
+    """ONNX Runtime's session on the file, on the CPU; raises ImportError where ONNX Runtime is missing."""
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise ImportError(f"running ONNX files needs onnxruntime: {INSTALL}") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 class _PlanarNorm(keras.layers.Layer):

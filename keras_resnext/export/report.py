@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from ..classifier import last_activation
+from ..classifier import last_activation, softmax
 from ..digits import load_digits
 from ..download import sha256
 from ..preprocessing import get_preprocessing, load_image, preprocess_input
@@ -82,10 +82,7 @@ def expected_outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
     outputs = np.asarray(keras.tree.flatten(outputs)[0], "float32")
     if outputs.ndim == 4:
         return outputs.mean((1, 2))
-    if last_activation(model) is keras.activations.linear:
-        outputs = np.exp(outputs - outputs.max(1, keepdims=True))
-        outputs /= outputs.sum(1, keepdims=True)
-    return outputs
+    return softmax(outputs) if last_activation(model) is keras.activations.linear else outputs
 
 
 def compare(

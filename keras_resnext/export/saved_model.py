@@ -131,7 +131,7 @@ def export_version(
         images = sample_pictures(model, size, pictures)
         output = "probabilities" if classes else "features"
         report = compare(
-            aside, "TensorFlow", _runner(aside, output), images, expected_outputs(model, images), TOLERANCE
+            aside, "TensorFlow", load_run(aside, output), images, expected_outputs(model, images), TOLERANCE
         )
         if tflite:
             from .tflite import export_tflite
@@ -255,14 +255,18 @@ def _convolutions(network: keras.Model) -> list[InferenceConv2D]:
     return [*(layer for layer in network.layers if isinstance(layer, InferenceConv2D)), *itertools.chain(*inner)]
 
 
-def _runner(path: Path, output: str) -> Callable[[np.ndarray], np.ndarray]:
+def load_run(path: Path, output: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from pictures (batch, height, width, 3) on 0..255 to float32 outputs of `serving_default`.
+
+    It has the loaded object as its attribute `loaded`.
+    """
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures["serving_default"]
 
     def run(images: np.ndarray) -> np.ndarray:
-        return np.asarray(signature(images=tf.constant(images))[output], "float32")
+        return np.asarray(signature(images=tf.constant(images, tf.float32))[output], "float32")
 
     run.loaded = loaded  # type: ignore[attr-defined]  # its variables last as long as this does
     return run

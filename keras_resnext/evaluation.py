@@ -1,0 +1,351 @@
+"""How good a classifier is on labelled pictures, in whatever format it comes."""
+
+import csv
+import io
+import json
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .classifier import class_names, match_classes
+from .data import Listing, read_listing
+from .metrics import calibration_bins, calibration_error, confusion_matrix, most_confused, rank_of
+from .runtimes import Classifier, Model, open_classifier
+
+SKIPPED_SHARE, SKIPPED_COUNT = 0.01, 10  # so many broken pictures are passed over, whichever is more
+SMALLEST = 1e-7  # probabilities below count as this in the loss, as in Keras; integers give zeros
+PAIRS = 20
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a classifier does on labelled pictures.
+
+    Attributes:
+        classifier: what was asked, and how its pictures were prepared.
+        classes: names, in the order of the model's outputs.
+        pictures: those that were classified, labelled with indices into `classes`.
+        skipped: what could not be read: (picture, why).
+        predictions: int64 (n,), the class of the highest probability.
+        confidences: float32 (n,), that probability.
+        top1, top5: share of pictures whose class has the highest, or one of the five highest probabilities; among equal
+            ones the class with the lower number comes first.
+        loss: cross-entropy, mean of -ln p(true class), with p of at least 1e-7.
+        confusion: int64 (classes, classes), pictures by true (row) and predicted (column) class.
+        bins: float64 (15, 3), for each range of confidence how many pictures, their mean confidence and accuracy.
+        seconds: for reading and classifying.
+    """
+
+    classifier: Classifier
+    classes: tuple[str, ...]
+    pictures: Listing
+    skipped: tuple[tuple[str, str], ...]
+    predictions: np.ndarray
+    confidences: np.ndarray
+    top1: float
+    top5: float
+    loss: float
+    confusion: np.ndarray
+    bins: np.ndarray
+    seconds: float
+
+    @property
+    def n(self) -> int:
+        """How many pictures were classified."""
+        return len(self.pictures)
+
+    @property
+    def per_class(self) -> np.ndarray:
+        """float64 (classes,): top-1 accuracy on the pictures of each class; NaN for a class without any."""
+        with np.errstate(invalid="ignore"):
+            return self.confusion.diagonal() / self.confusion.sum(1)
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error, 0..1, as in `metrics.calibration_error`."""
+        return calibration_error(self.bins)
+
+    @property
+    def confused(self) -> list[tuple[int, int, int]]:
+        """The most confused pairs of classes: (true, predicted, how many pictures), most first."""
+        return most_confused(self.confusion, PAIRS)
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Writes the results into a folder, made where it is missing: each file appears whole, replacing an older one.
+
+        `evaluation.json`: everything as numbers. `per_class.csv`, `confusion.csv`: tables of all classes.
+        `confusion.png`, `calibration.png`, `confused_pairs.png` with examples: the same to look at.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        from . import evaluation_plots as plots
+
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        pairs = [
+            (self.classes[true], self.classes[predicted], count, list(self._examples(true, predicted)))
+            for true, predicted, count in self.confused[: plots.PAIRS]
+        ]
+        matrix = [[name, *row] for name, row in zip(self.classes, self.confusion.tolist(), strict=True)]
+        contents = {
+            "confusion.csv": _csv([["true \\ predicted", *self.classes], *matrix]),
+            "per_class.csv": _csv([["class", "name", "pictures", "correct", "accuracy", "precision"], *self._rows()]),
+            "confusion.png": plots.draw_confusion(self.confusion, self.classes),
+            "calibration.png": plots.draw_calibration(self.bins),
+            "confused_pairs.png": plots.draw_confused_pairs(pairs),
+            "evaluation.json": (json.dumps(self.facts(), indent=2) + "\n").encode(),
+        }
+        for name, content in contents.items():
+            _write(folder / name, content)
+        return folder
+
+    def facts(self) -> dict[str, Any]:
+        """All but the single pictures and the matrix, as JSON has it; null for the accuracy of a class without any."""
+        return {
+            "model": self.classifier.name,
+            "runtime": self.classifier.runtime,
+            "size": self.classifier.size,
+            "resize": self.classifier.resize,
+            "interpolation": self.classifier.interpolation,
+            "n": self.n,
+            "top1": self.top1,
+            "top5": self.top5,
+            "loss": self.loss,
+            "calibration_error": self.calibration_error,
+            "calibration_bins": self.bins.tolist(),
+            "seconds": self.seconds,
+            "classes": self.classes,
+            "per_class": [None if np.isnan(share) else share for share in self.per_class.tolist()],
+            "confused": [(self.classes[t], self.classes[p], count) for t, p, count in self.confused],
+            "skipped": self.skipped,
+        }
+
+    def _rows(self) -> Iterator[list[Any]]:
+        pictures, predicted = self.confusion.sum(1).tolist(), self.confusion.sum(0).tolist()
+        for i, (name, correct) in enumerate(zip(self.classes, self.confusion.diagonal().tolist(), strict=True)):
+            shares = [f"{correct / whole:.6f}" if whole else "" for whole in (pictures[i], predicted[i])]
+            yield [i, name, pictures[i], correct, *shares]
+
+    def _examples(self, true: int, predicted: int) -> Iterator[tuple[np.ndarray, float]]:
+        """Pictures of one class taken for the other, as the model sees them, with its confidence, surest first."""
+        from .evaluation_plots import EXAMPLES
+
+        members = np.flatnonzero((self.pictures.labels == true) & (self.predictions == predicted))
+        for i in members[np.argsort(-self.confidences[members], kind="stable")][:EXAMPLES].tolist():
+            picture = _try(lambda i=i: self.classifier.read(self.pictures.read(i)))  # type: ignore[misc]
+            if isinstance(picture, np.ndarray):  # the file may be gone meanwhile
+                yield picture, float(self.confidences[i])
+
+
+def evaluate(
+    model: Model,
+    data: str | os.PathLike[str] | Listing,
+    *,
+    labels: Sequence[str] | None = None,
+    batch_size: int = 32,
+    image_size: int | None = None,
+    resize: int | None = None,
+    interpolation: str | None = None,
+    limit: int | None = None,
+    strict: bool = False,
+    console: Console | None = None,
+) -> Evaluation:
+    """Classifies labelled pictures and tells how well.
+
+    Pictures are read in threads ahead of the model, a few batches at a time. How the classes of the data and of the
+    model belong together: `classifier.match_classes`.
+
+    Args:
+        model: a Keras model, the path of one, of a PyTorch checkpoint or of an export, as in
+            `runtimes.open_classifier`.
+        data: a folder with a folder of pictures a class, a list or TFRecords, as in `data.read_listing`.
+        labels: names of the model's classes in order; default those that a SavedModel records, or that training wrote
+            beside the model, labels.txt.
+        batch_size: pictures at once.
+        image_size, resize, interpolation: as in `runtimes.open_classifier`.
+        limit: at most so many pictures, evenly chosen.
+        strict: whether the first picture that cannot be read is an error. Else up to 10, or 1 % where that is more,
+            are passed over.
+        console: where to show progress, if it is a terminal.
+
+    Raises:
+        FileNotFoundError: a path to nothing.
+        ValueError: a model that is no classifier of RGB pictures or gives no probabilities (NaN, for one); data that
+            cannot be read; classes that do not belong together; an argument out of range.
+        ImportError: the runtime for the model's format is not installed.
+    """
+    for name, value in (("batch_size", batch_size), ("limit", limit)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"{name}={value!r} must be a positive integer")
+    listing = data if isinstance(data, Listing) else read_listing(data)
+    if not len(listing):
+        raise ValueError("data holds no pictures")
+    classifier = open_classifier(model, image_size=image_size, resize=resize, interpolation=interpolation)
+    known = classifier.labels if labels is None else labels
+    if known is not None:
+        known = class_names(known, classifier.classes)
+    positions, names = match_classes(listing.classes, known, classifier.classes)
+    if limit is not None and limit < len(listing):
+        listing = listing.select(np.arange(limit) * len(listing) // limit)
+    targets = positions[listing.labels]
+
+    started = time.monotonic()
+    skipped: list[tuple[str, str]] = []
+    kept: list[int] = []
+    parts: list[np.ndarray] = []
+    with _progress(console, len(listing)) as advance:
+        for indices, images in _batches(listing, classifier, batch_size, strict, skipped):
+            scores = classifier.classify(images)
+            _check_scores(scores, [listing.name(i) for i in indices], classifier)
+            kept += indices
+            parts.append(_summary(scores, targets[indices]))
+            advance(len(kept) + len(skipped))
+    if not kept:
+        raise ValueError(f"none of {len(listing)} pictures can be read; the first: {': '.join(skipped[0])}")
+    predictions, confidences, ranks, likelihoods = np.concatenate(parts, axis=1)
+    pictures = listing.select(kept)
+    true, predicted = targets[kept], predictions.astype("int64")
+    return Evaluation(
+        classifier=classifier,
+        classes=tuple(names),
+        pictures=Listing(pictures.files, true, tuple(names), pictures.spans),
+        skipped=tuple(skipped),
+        predictions=predicted,
+        confidences=confidences.astype("float32"),
+        top1=float(np.mean(ranks == 0)),
+        top5=float(np.mean(ranks < 5)),
+        loss=float(np.mean(-np.log(np.maximum(likelihoods, SMALLEST)))),
+        confusion=confusion_matrix(true, predicted, classifier.classes),
+        bins=calibration_bins(confidences, predicted == true),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _batches(
+    listing: Listing, classifier: Classifier, batch_size: int, strict: bool, skipped: list[tuple[str, str]]
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """(indices, pictures) of readable pictures, the last batch perhaps smaller; the others are added to `skipped`."""
+    most = max(SKIPPED_COUNT, int(SKIPPED_SHARE * len(listing)))
+    indices: list[int] = []
+    images: list[np.ndarray] = []
+    with closing(_read_ahead(len(listing), lambda i: classifier.read(listing.read(i)), 2 * batch_size)) as pictures:
+        for i, picture in enumerate(pictures):
+            if isinstance(picture, np.ndarray):
+                indices.append(i)
+                images.append(picture)
+            else:
+                skipped.append((listing.name(i), str(picture).removeprefix("image=bytes ")))
+                told = f"picture {skipped[-1][0]!r} {skipped[-1][1]}"
+                if strict:
+                    raise ValueError(told)
+                if len(skipped) > most:
+                    raise ValueError(
+                        f"{len(skipped)} of the first {i + 1} pictures cannot be read, more than the {most} that are "
+                        f"passed over; the last: {told}"
+                    )
+            if len(images) == batch_size:
+                yield indices, np.stack(images)
+                indices, images = [], []
+    if images:
+        yield indices, np.stack(images)
+
+
+def _read_ahead(
+    count: int, read: Callable[[int], np.ndarray], ahead: int
+) -> Generator[np.ndarray | Exception, None, None]:
+    """`read` of 0, 1, …, in this order, computed in threads; at most `ahead` results wait."""
+    waiting: deque[Any] = deque()
+    with ThreadPoolExecutor() as pool:
+        try:
+            for i in range(count):
+                waiting.append(pool.submit(_try, lambda i=i: read(i)))  # type: ignore[misc]
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _try(read: Callable[[], np.ndarray]) -> np.ndarray | Exception:
+    try:
+        return read()
+    except (ValueError, OSError) as error:
+        return error
+
+
+def _check_scores(scores: np.ndarray, names: Sequence[str], classifier: Classifier) -> None:
+    bad = np.flatnonzero(~((scores >= -1e-3) & (scores <= 1 + 1e-3)).all(axis=1))
+    if len(bad):
+        row = scores[bad[0]]
+        worst = int(np.argmax(~((row >= -1e-3) & (row <= 1 + 1e-3))))
+        raise ValueError(
+            f"model={classifier.name!r} gives {row[worst]} for class {worst} of picture {names[bad[0]]!r}; it must "
+            "give probabilities, 0 to 1"
+        )
+
+
+def _summary(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """What is kept of probabilities (n, classes): float64 (4, n) prediction, its probability, the true class's rank
+    from 0 and probability."""
+    rows = np.arange(len(scores))
+    best = scores.argmax(axis=1)
+    return np.stack([best, scores[rows, best], rank_of(scores, targets), scores[rows, targets]]).astype("float64")
+
+
+class _progress:  # noqa: N801  a context manager
+    """A bar with rate and time left on a terminal; called with how many pictures are done."""
+
+    def __init__(self, console: Console | None, total: int) -> None:
+        self.started = time.monotonic()
+        self.bar = Progress(
+            TextColumn("[bold]Evaluating"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=console is None or not console.is_terminal,
+            transient=True,
+        )
+        self.task = self.bar.add_task("", total=total, rate="")
+
+    def __enter__(self) -> Callable[[int], None]:
+        self.bar.start()
+        return self.advance
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def advance(self, done: int) -> None:
+        rate = done / max(time.monotonic() - self.started, 1e-9)
+        self.bar.update(self.task, completed=done, rate=f"{rate:.0f} pictures/s")
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    return stream.getvalue().encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
