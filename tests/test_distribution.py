@@ -1,0 +1,101 @@
+"""Several processes: what they compute together is what one computes alone, and one that is lost is noticed."""
+
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from keras_resnext import distribution
+from keras_resnext.digits import write_folders
+from tests.test_train import SMALL
+
+CODE = "import sys; sys.argv[0] = 'keras-resnext'; from keras_resnext.cli import run; run()"
+
+
+def start(data, output, *arguments):
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", CODE, "train", str(data), "--output", str(output), *SMALL, *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def start_two(data, output, *arguments):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    return [
+        start(data, output, *arguments, "--coordinator", address, "--processes", "2", "--process", str(i))
+        for i in range(2)
+    ]
+
+
+def read_history(folder):
+    with open(folder / "history.csv") as file:
+        return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does_and_notice_a_loss(tmp_path):
+    write_folders(data := tmp_path / "digits")
+    arguments = ("--batch-size", "64", "--epochs", "3")
+    alone = start(data, tmp_path / "alone", *arguments)
+    _, errors = alone.communicate(timeout=300)
+    assert alone.returncode == 0, errors
+
+    both = start_two(data, tmp_path / "both", *arguments)
+    while not (tmp_path / "both" / "checkpoint.npz").exists():
+        assert both[0].poll() is None, both[0].communicate()
+        time.sleep(0.05)
+    both[1].send_signal(signal.SIGKILL)
+    _, errors = both[0].communicate(timeout=120)
+    both[1].communicate()
+    if both[0].returncode:  # else it had been through already
+        assert both[0].returncode == 2, errors
+        assert "process 0 of 2 lost the others" in errors
+        assert "start all of them again" in errors
+    for process in (again := start_two(data, tmp_path / "both", *arguments)):
+        process.wait(timeout=300)
+    assert [process.returncode for process in again] == [0, 0], again[0].communicate()[1]
+
+    for one, two in zip(read_history(tmp_path / "alone"), read_history(tmp_path / "both"), strict=True):
+        assert one == pytest.approx(two, rel=1e-4, abs=1e-6)
+    with np.load(tmp_path / "alone" / "checkpoint.npz") as a, np.load(tmp_path / "both" / "checkpoint.npz") as b:
+        for name in a:
+            if name.startswith("model/"):
+                np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"processes": 2}, "processes=2 needs coordinator"),
+        ({"coordinator": "host:1"}, "processes must be given, or KERAS_RESNEXT_PROCESSES or SLURM_NTASKS"),
+        ({"coordinator": "host:1", "processes": 2, "process": 2}, r"process=2 must lie in 0\.\.1"),
+        ({"coordinator": "host", "processes": 2, "process": 0}, "must be HOST:PORT"),
+    ],
+)
+def test_bad_arguments(arguments, message, monkeypatch):
+    for name in ("SLURM_NTASKS", "SLURM_PROCID", distribution.COORDINATOR):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match=message):
+        distribution.join(**arguments)
+
+
+def test_alone():
+    assert distribution.join() == (0, 1)
+    assert distribution.shard() == (0, 1)
+    assert distribution.devices() == 1
+    with distribution.spread(), distribution.apart():
+        assert keras.distribution.distribution() is None
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="several processes need JAX")
+def test_tensorflow_has_no_several_processes():
+    with pytest.raises(RuntimeError, match="several processes need Keras on JAX"):
+        distribution.join("127.0.0.1:1", 2, 0)
