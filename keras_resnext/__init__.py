@@ -18,6 +18,7 @@ _NAMES = {
     "create": "model",
     "decode_predictions": "preprocessing",
     "evaluate": "evaluation",
+    "explain": "explain",
     "export": "export",
     "from_pretrained": "pretrained",
     "from_pytorch": "pytorch",

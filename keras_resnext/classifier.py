@@ -33,19 +33,25 @@ def check_classifier(model: Any) -> int:
     return int(shapes[0][1])
 
 
-def last_activation(model: keras.Model) -> Any:
-    """The activation of the layer that the output comes from; "pooling" for pooled features; None if there is none."""
+def last_operation(model: keras.Model) -> Any:
+    """The operation that the output comes from: a layer, also of a model inside; never a mere cast."""
     tensor = model.outputs[0]
     while True:
         operation, node, index = tensor._keras_history
         if isinstance(operation, keras.Model):
             tensor = operation.outputs[index]
         elif isinstance(operation, keras.layers.Activation) and operation.activation is keras.activations.linear:
-            tensor = operation._inbound_nodes[node].input_tensors[0]  # a cast, such as mixed precision ends in
-        elif isinstance(operation, keras.layers.GlobalAveragePooling2D | keras.layers.GlobalMaxPooling2D):
-            return "pooling"
+            tensor = operation._inbound_nodes[node].input_tensors[0]  # such as mixed precision ends in
         else:
-            return getattr(operation, "activation", None)
+            return operation
+
+
+def last_activation(model: keras.Model) -> Any:
+    """The activation of the layer that the output comes from; "pooling" for pooled features; None if there is none."""
+    operation = last_operation(model)
+    if isinstance(operation, keras.layers.GlobalAveragePooling2D | keras.layers.GlobalMaxPooling2D):
+        return "pooling"
+    return getattr(operation, "activation", None)
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from .architectures import identify
+from .complexity import StageCost, count_costs
 from .download import sha256
-from .keras_files import KERAS_SUFFIXES, read_keras_weights
+from .keras_files import KERAS_SUFFIXES, read_config, read_keras_weights
 from .published import find_by_sha256
 from .pytorch.checkpoint import read_checkpoint
 from .pytorch.inference import expected_names, infer_from_names
@@ -43,6 +44,9 @@ class FileInfo:
         averaged: whether the file also holds a moving average of the weights.
         published: name of the published checkpoint that this file is, by its hash; None for none.
         problem: why the weights are no ResNeXt's, or what is missing and too much; "" where all is right.
+        image_size: (height, width) in pixels that `costs` are counted at.
+        costs: parameters and multiply-accumulates of each stage; empty where the weights are no ResNeXt's. Strides
+            leave no trace in weights: those of a .keras file are its own, for other files the usual ones are taken.
     """
 
     path: Path
@@ -59,13 +63,17 @@ class FileInfo:
     averaged: bool
     published: str | None
     problem: str
+    image_size: tuple[int, int]
+    costs: tuple[StageCost, ...]
 
 
-def describe_file(path: str | os.PathLike[str]) -> FileInfo:
+def describe_file(path: str | os.PathLike[str], image_size: int | None = None) -> FileInfo:
     """Reads off a file what it is.
 
     Args:
         path: a PyTorch checkpoint, .keras or .weights.h5.
+        image_size: height and width in pixels to count operations at; default as a .keras file fixes it, else the
+            architecture's.
 
     Raises:
         FileNotFoundError: no such file.
@@ -99,6 +107,8 @@ def describe_file(path: str | os.PathLike[str]) -> FileInfo:
             f"{len(names)} {what}: {', '.join(sorted(names)[:8])}" for what, names in differences.items() if names
         )
     digest = sha256(path)
+    built = _as_built(path, options) if suffix == ".keras" and options else {}
+    size = (image_size, image_size) if image_size else built.pop("image_size", None) or (_usual_size(options),) * 2
     statistics = (".running_mean", ".running_var")
     kinds = [array.dtype.name for array in state.values()]
     return FileInfo(
@@ -116,6 +126,8 @@ def describe_file(path: str | os.PathLike[str]) -> FileInfo:
         averaged=averaged,
         published=row.name if (row := find_by_sha256(digest)) else None,
         problem=problem,
+        image_size=size,
+        costs=count_costs({**options, **built}, size) if options else (),
     )
 
 
@@ -141,3 +153,25 @@ def _architecture(options: Mapping[str, Any]) -> str:
         f"{kind}-{options['depth']} {options['blocks']}, {options['groups']} groups of {options['width_per_group']}"
     )
     return f"{described}, {options['in_channels']} input channels"
+
+
+def _usual_size(options: Mapping[str, Any]) -> int:
+    return 32 if options.get("stem") == "cifar" else 224
+
+
+def _as_built(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a .keras file says of the network that weights do not show: strides, style and, where fixed, image size."""
+    try:
+        layers = read_config(path)["config"]["layers"]
+        configs = {layer["config"]["name"]: layer["config"] for layer in layers}
+        stages = range(1, len(options["blocks"]) + 1)
+        firsts = [[configs[f"layer{stage}_0_conv{i}"]["strides"][0] for i in (1, 2)] for stage in stages]
+        sizes = [tuple(c["batch_shape"][1:3]) for c in configs.values() if len(c.get("batch_shape") or ()) == 4]
+    except (KeyError, TypeError, IndexError):  # a ResNeXt's weights inside another model
+        return {}
+    built: dict[str, Any] = {"strides": tuple(max(pair) for pair in firsts)}
+    if any(first > 1 for first, _ in firsts):
+        built["style"] = "caffe"
+    if sizes and None not in sizes[0]:
+        built["image_size"] = sizes[0]
+    return built

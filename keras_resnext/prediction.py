@@ -1,7 +1,7 @@
 """Classifying picture files."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -21,6 +21,17 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
         return Path(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"labels={os.fspath(path)!r} is no UTF-8 text: {error}") from None
+
+
+def picture_reader(model: keras.Model, image_size: int | None = None) -> Callable[[str | os.PathLike[str]], np.ndarray]:
+    """Reads a picture file as the model's own preprocessing says: path to uint8 (height, width, 3), not normalised.
+
+    `image_size` is height and width where the model leaves them free; default as its preprocessing has it.
+    """
+    preprocessing = get_preprocessing(model)
+    height, width = (side or image_size or preprocessing.size for side in model.inputs[0].shape[1:3])
+    resize = preprocessing.resize_for(min(height, width))
+    return lambda path: load_image(path, (height, width), resize=resize, interpolation=preprocessing.interpolation)
 
 
 def predict_images(
@@ -49,11 +60,7 @@ def predict_images(
     names = class_names(labels, check_classifier(model))
     logits = last_activation(model) is keras.activations.linear
     preprocessing = get_preprocessing(model)
-    height, width = (side or image_size or preprocessing.size for side in model.inputs[0].shape[1:3])
-    resize = preprocessing.resize_for(min(height, width))
-    pictures = [
-        load_image(path, (height, width), resize=resize, interpolation=preprocessing.interpolation) for path in images
-    ]
+    pictures = list(map(picture_reader(model, image_size), images))
     for path, picture in zip(images, pictures, strict=True):
         scores = model(preprocess_input(picture[None], preprocessing), training=False)
         scores = keras.ops.convert_to_numpy(keras.ops.softmax(scores) if logits else scores)[0]

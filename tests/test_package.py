@@ -14,7 +14,7 @@ PUBLIC = {
     *("ResNeXt", "ResNeXt50", "ResNeXt101", "ResNeXt152", "create", "list_architectures", "GroupedConv2D"),
     *("from_pytorch", "load_pytorch_weights", "save_pytorch_weights", "from_pretrained", "list_pretrained"),
     *("preprocess_input", "decode_predictions", "Preprocessing", "get_preprocessing", "set_preprocessing"),
-    *("evaluate", "export", "serving"),
+    *("evaluate", "explain", "export", "serving"),
 }
 
 
@@ -90,7 +90,12 @@ ALLOWED = {
     "pretrained": {"download", "keras_files", "model", "preprocessing", "published", "pytorch"},
     "loading": {"architectures", "keras_files", "model", "pretrained", "published", "pytorch"},
     "prediction": {"classifier", "preprocessing"},
-    "info": {"architectures", "download", "keras_files", "published", "pytorch"},
+    "complexity": {"architectures", "options"},
+    "info": {"architectures", "complexity", "download", "keras_files", "published", "pytorch"},
+    "files": set(),
+    "probing": {"classifier"},
+    "drawing": {"files"},
+    "explain": {"classifier", "drawing", "prediction", "preprocessing", "probing"},
     "verification": {"pytorch"},
     "conversion": {
         *("keras_files", "loading", "preprocessing", "pretrained", "published", "pytorch", "verification"),

@@ -1,7 +1,8 @@
 """The commands on models and files: list, info, predict, convert, export, quickstart."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -9,6 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from .base import MODEL_HELP, Model, app, load_framework, printable, read_options
+
+if TYPE_CHECKING:
+    from ..complexity import StageCost
 
 
 @app.command("list")
@@ -64,29 +68,69 @@ def predict(
 
 
 @app.command()
-def info(file: Annotated[Path, typer.Argument(help="PyTorch checkpoint, .keras or .weights.h5 file.")]) -> None:
-    """Tell what a file of weights is, without building anything."""
+def info(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="PyTorch checkpoint, .keras or .weights.h5 file; or an architecture name."),
+    ],
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Height and width in pixels to count operations at.")
+    ] = None,
+) -> None:
+    """Tell what a file of weights or an architecture is, and what each stage costs, without building anything."""
+    from ..architectures import ARCHITECTURES
+    from ..complexity import architecture_options, count_costs
     from ..info import describe_file
 
-    found = describe_file(file)
-    rows = {
-        "file": found.path,
-        "format": found.format,
-        "wrapper": found.wrapper or "none",
-        "layout": found.layout,
-        "architecture": found.architecture,
-        "classes": found.classes or "no head",
-        "parameters": f"{found.parameters:,}",
-        "dtype": ", ".join(found.dtypes),
-        "moving average": "yes (--ema takes it)" if found.averaged else "no",
-        "size": f"{found.size:,} bytes",
-        "SHA-256": found.sha256,
-        "published as": found.published or "not known",
-    }
-    if found.problem:
-        rows["problem"] = found.problem
+    rows: dict[str, Any]
+    row = None if Path(file).exists() else ARCHITECTURES.get(file)
+    if row is None and not Path(file).exists() and not Path(file).suffix:
+        raise ValueError(
+            f"FILE={file!r} is neither a file nor an architecture; choose one of {', '.join(ARCHITECTURES)}"
+        )
+    if row is not None:
+        size = (image_size or row.image_size,) * 2
+        costs = count_costs(architecture_options(file), size)
+        rows = {
+            "architecture": row.name,
+            "source": row.source,
+            "classes": row.classes,
+            "parameters": f"{row.parameters:,}",
+        }
+    else:
+        found = describe_file(file, image_size)
+        size, costs = found.image_size, found.costs
+        rows = {
+            "file": found.path,
+            "format": found.format,
+            "wrapper": found.wrapper or "none",
+            "layout": found.layout,
+            "architecture": found.architecture,
+            "classes": found.classes or "no head",
+            "parameters": f"{found.parameters:,}",
+            "dtype": ", ".join(found.dtypes),
+            "moving average": "yes (--ema takes it)" if found.averaged else "no",
+            "size": f"{found.size:,} bytes",
+            "SHA-256": found.sha256,
+            "published as": found.published or "not known",
+        }
+        if found.problem:
+            rows["problem"] = found.problem
     for key, value in rows.items():
         print(f"{key:<16}{printable(str(value))}")
+    if costs:
+        _print_costs(costs, size)
+
+
+def _print_costs(costs: "Sequence[StageCost]", size: tuple[int, int]) -> None:
+    """A table of the stages and their sum; a MAC is one multiply-accumulate for one picture, two FLOPs."""
+    parameters, macs = sum(cost.parameters for cost in costs), sum(cost.macs for cost in costs)
+    unit, scale = ("GMACs", 1e9) if macs >= 1e8 else ("MMACs", 1e6)
+    print(f"\n{'stage':<16}{'output':>16}{'parameters':>14}{unit:>9}")
+    for cost in costs:
+        output = "x".join(map(str, cost.output))
+        print(f"{cost.name:<16}{output:>16}{cost.parameters:>14,}{cost.macs / scale:>9.3f}")
+    print(f"{'in all':<16}{'of {}x{} pixels'.format(*size):>16}{parameters:>14,}{macs / scale:>9.3f}")
 
 
 @app.command()
