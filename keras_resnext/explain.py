@@ -61,7 +61,7 @@ def grad_cam(
         layer: name of one whose output is a map, also one of a model inside; default the last that is larger than 1x1.
         class_index: one class for all pictures, or one for each; default the predicted ones.
         method: "grad_cam" (arXiv 1610.02391, section 3) or "grad_cam++" (arXiv 1710.11063, equations 10 and 19), which
-            shows all of several objects of one class.
+            shows all of several objects of one class, and is made for maps behind a ReLU.
 
     Returns:
         float32 (n, h, w) in the size of the layer's map. The strongest place of each picture is 1; 0 speaks not for the

@@ -81,6 +81,7 @@ def test_against_the_built_architecture(name):
         {"blocks": (1, 2), "num_stages": 2, "strides": (2, 2), "dilations": (1, 1)},
         {"stem": "cifar", "blocks": (1, 1, 1), "strides": (1, 2, 3)},
         {"stem_channels": 32, "strides": (1, 1, 1, 1)},
+        {"stem_channels": 32, "strides": (2, 1, 1, 1)},
     ],
 )
 def test_against_built_networks(options):

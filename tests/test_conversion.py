@@ -184,7 +184,7 @@ finally:
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
-    rows = dict(line.split(maxsplit=1) for line in shown.stdout.splitlines())
+    rows = dict(line.split(maxsplit=1) for line in shown.stdout.splitlines() if line)
     assert rows["architecture"] == "seresnext50_32x4d"
     assert rows["classes"] == "6"
 
