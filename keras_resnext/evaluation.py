@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .classifier import class_names, match_classes
 from .data import Listing, read_listing
+from .files import written_whole
 from .metrics import calibration_bins, calibration_error, confusion_matrix, most_confused, rank_of
 from .runtimes import Classifier, Model, open_classifier
 
@@ -108,7 +108,8 @@ class Evaluation:
             "evaluation.json": (json.dumps(self.facts(), indent=2) + "\n").encode(),
         }
         for name, content in contents.items():
-            _write(folder / name, content)
+            with written_whole(folder / name) as file:
+                file.write(content)
         return folder
 
     def facts(self) -> dict[str, Any]:
@@ -339,13 +340,3 @@ def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue().encode()
-
-
-def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise

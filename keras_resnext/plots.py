@@ -1,12 +1,12 @@
 """Pictures of training: curves, the schedule and the batches."""
 
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .files import written_whole
 
 _COLOURS = {"training": "#1565c0", "validation": "#e65100"}
 
@@ -70,11 +70,6 @@ def _figure(size: tuple[float, float]) -> Any:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Writes a PNG aside and renames it."""
-    aside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.png")
-    try:
-        figure.savefig(aside, dpi=100)
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    """Writes a PNG whole or not at all."""
+    with written_whole(path) as file:
+        figure.savefig(file, dpi=100, format="png")

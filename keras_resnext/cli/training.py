@@ -2,7 +2,6 @@
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -129,7 +128,7 @@ def train(
         )  # fmt: skip
         folder = output or Path("runs") / f"{data.resolve().name}-{model}-{recipe}"
         if dry_run:
-            for path in draw_plans(built, training, replace(chosen), folder, seed):
+            for path in draw_plans(built, training, chosen, folder, seed):
                 console.print(f"Drawn: {path}", markup=False, soft_wrap=True)
             return
         try:

@@ -20,8 +20,6 @@ from .recipes import Recipe
 from .session import BEST, CHECKPOINT, LABELS, LAST, RUN, Session, write
 from .state import SavedState
 
-Tensor = Any
-
 
 @dataclass(frozen=True)
 class TrainingResult:

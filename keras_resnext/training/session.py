@@ -1,6 +1,5 @@
 """A run of training in progress: epochs, validation, and what is written."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from .. import distribution
 from ..data import Plan, ValidationBatches
+from ..files import written_whole
 from ..keras_files import save_keras
 from ..plots import draw_history
 from .callbacks import Guard, MovingAverage, ProgressBar
@@ -226,11 +226,6 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a text file aside and renames it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    """Writes a text file whole or not at all."""
+    with written_whole(path) as file:
+        file.write(text.encode())

@@ -1,8 +1,6 @@
 """Everything that training needs to go on as if nothing had happened, in one file that is whole or not there."""
 
 import json
-import os
-import secrets
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +8,8 @@ from typing import Any
 
 import keras
 import numpy as np
+
+from ..files import written_whole
 
 _STATE = "state"
 
@@ -25,16 +25,8 @@ def save_state(path: Path, variables: Mapping[str, Sequence[Any]], state: Mappin
         for group, members in variables.items()
         for index, variable in enumerate(members)
     }
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        with open(aside, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as file:
+        np.savez(file, **arrays)
 
 
 class SavedState:
