@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 )
 def test_on_jax(file, selection):
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / file), "-k", selection],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", str(HERE / file), "-k", selection],
         env={**os.environ, "KERAS_BACKEND": "jax"},
         cwd=HERE.parent,
         capture_output=True,
