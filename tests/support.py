@@ -1,6 +1,7 @@
 """What several test files share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -12,6 +13,18 @@ def relative_error(actual: Any, expected: Any) -> float:
     actual, expected = np.asarray(actual, "float64"), np.asarray(expected, "float64")
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30))
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """What is built in here has shapes and no values.
+
+    Keras remembers each such variable and gives all of them their values at the end of the next scope of any kind,
+    which is 10 GB for the architectures' table: hence forgotten here.
+    """
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+    keras.backend.clear_session()
 
 
 def value_and_gradients(

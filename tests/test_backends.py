@@ -26,5 +26,6 @@ def test_on_jax(file, selection):
         cwd=HERE.parent,
         capture_output=True,
         text=True,
+        timeout=900,
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]

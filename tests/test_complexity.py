@@ -4,13 +4,13 @@ import math
 import subprocess
 import sys
 
-import keras
 import pytest
 
 from keras_resnext import ResNeXt, cli, create
 from keras_resnext.architectures import ARCHITECTURES
 from keras_resnext.complexity import architecture_options, count_costs
 from keras_resnext.info import describe_file
+from tests.support import without_weights
 
 # Of torchvision and timm at 224x224.
 GMACS = {
@@ -61,7 +61,7 @@ def test_parameters_and_published_macs(name):
 
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "resnext50d_32x4d", "seresnext50_32x4d", "resnext29_8x64d"])
 def test_against_the_built_architecture(name):
-    with keras.StatelessScope(initialize_variables=False):
+    with without_weights():
         model = create(name)
     costs = count_costs(architecture_options(name), model.input_shape[1])
     assert {cost.name: [cost.parameters, cost.macs] for cost in costs} == counted(model)

@@ -9,7 +9,7 @@ import keras_resnext
 from keras_resnext import GroupedConv2D, ResNeXt, create, list_architectures
 from keras_resnext.architectures import ARCHITECTURES
 from keras_resnext.normalization import BatchNorm
-from tests.support import randomise, relative_error
+from tests.support import randomise, relative_error, without_weights
 
 SMALL = dict(
     blocks=(1, 1, 1, 1),
@@ -34,7 +34,7 @@ def count(variables):
 def test_parameter_counts(name):
     """Every row of the table, built; the widest ones without allocating their weights."""
     row = ARCHITECTURES[name]
-    with keras.StatelessScope(initialize_variables=False):  # shapes without values
+    with without_weights():  # shapes without values
         model = create(name)
         assert count(model.trainable_variables) == row.parameters
     assert model.name == name
@@ -47,12 +47,12 @@ def test_parameter_counts(name):
     [("resnext50_32x4d", 25_097_128), ("resnext50d_32x4d", 25_116_488), ("resnext101_64x4d", 83_658_152)],
 )
 def test_total_counts_with_statistics(name, total):
-    with keras.StatelessScope(initialize_variables=False):
+    with without_weights():
         assert count(create(name).variables) == total
 
 
 def test_entry_points_are_32x4d():
-    with keras.StatelessScope(initialize_variables=False):
+    with without_weights():
         for builder, name in (
             (keras_resnext.ResNeXt50, "resnext50_32x4d"),
             (keras_resnext.ResNeXt101, "resnext101_32x4d"),

@@ -11,7 +11,7 @@ from keras_resnext import Preprocessing, create, from_pytorch, list_pretrained
 from keras_resnext.architectures import ARCHITECTURES, identify
 from keras_resnext.published import PUBLISHED, find_by_file_name, find_by_sha256, find_published
 from tests import references
-from tests.support import relative_error
+from tests.support import relative_error, without_weights
 
 ROWS = {row.name: row for row in PUBLISHED}
 
@@ -177,6 +177,6 @@ def test_every_row_converts(name, tmp_path):
     whole = {layer.name: [v.shape for v in layer.weights] for layer in model.layers}
     del model
     keras.backend.clear_session()
-    with keras.StatelessScope(initialize_variables=False):  # the row's own network, whole, without its numbers
+    with without_weights():  # the row's own network, whole, without its numbers
         wanted = {layer.name: [v.shape for v in layer.weights] for layer in create(row.architecture).layers}
     assert all(wanted[layer] == shapes for layer, shapes in whole.items() if shapes)
