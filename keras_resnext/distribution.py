@@ -24,7 +24,8 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         coordinator: HOST:PORT of process 0, which all can reach; default the environment's KERAS_RESNEXT_COORDINATOR,
             and without it this process is alone.
         processes, process: how many there are, and which this is, from 0; default the environment's
-            KERAS_RESNEXT_PROCESSES and KERAS_RESNEXT_PROCESS, under SLURM its own.
+            KERAS_RESNEXT_PROCESSES and KERAS_RESNEXT_PROCESS, under SLURM its own, and the index of a pod
+            in a Kubernetes Job.
 
     Returns:
         (which process this is, how many there are).
@@ -39,7 +40,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
             raise ValueError(f"processes={processes!r} needs coordinator, HOST:PORT of process 0")
         return 0, 1
     count = _number("processes", processes, PROCESSES, "SLURM_NTASKS")
-    rank = _number("process", process, PROCESS, "SLURM_PROCID")
+    rank = _number("process", process, PROCESS, "SLURM_PROCID", "JOB_COMPLETION_INDEX")
     if not 0 <= rank < count:
         raise ValueError(f"process={rank!r} must lie in 0..{count - 1}, for processes={count}")
     if ":" not in coordinator:

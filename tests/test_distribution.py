@@ -7,12 +7,15 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import typer
+import yaml
 
-from keras_resnext import distribution
+from keras_resnext import cli, distribution
 from keras_resnext.digits import write_folders
 from tests.test_train import SMALL
 
@@ -85,6 +88,29 @@ def test_bad_arguments(arguments, message, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match=message):
         distribution.join(**arguments)
+
+
+def test_the_job_s_manifest_says_what_the_command_reads(monkeypatch):
+    service, job = yaml.safe_load_all((Path(__file__).parents[1] / "tools/train_job.yaml").read_text())
+    pod = job["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    program, verb, *arguments = container["command"] + container["args"]
+    assert program == "keras-resnext"
+    context = typer.main.get_command(cli.app).commands[verb].make_context(verb, arguments)
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert environment.pop("KERAS_BACKEND") == "jax"
+    for name, value in {**environment, "JOB_COMPLETION_INDEX": "9"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    with pytest.raises(ValueError, match=r"process=9 must lie in 0\.\.3, for processes=4"):
+        distribution.join()
+    assert job["spec"]["completions"] == job["spec"]["parallelism"] == 4
+    assert context.params["batch_size"] % 4 == 0
+    # process 0 is found by the name of its pod in the service
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    first = f"{job['metadata']['name']}-0.{pod['spec']['subdomain']}"
+    assert environment["KERAS_RESNEXT_COORDINATOR"].split(":")[0] == first
+    assert service["metadata"]["name"] == pod["spec"]["subdomain"]
 
 
 def test_alone():

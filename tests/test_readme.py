@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from keras_resnext import published
@@ -26,6 +27,7 @@ def test_python_blocks(tmp_path, monkeypatch):
     row = published.find_published("torchvision/resnext50_32x4d")
     name = f"resnext50_32x4d-{sha256(tmp_path / 'my_checkpoint.pth')[:8]}.pth"
     (tmp_path / name).symlink_to("my_checkpoint.pth")
+    Image.effect_noise((320, 240), 90).convert("RGB").save(tmp_path / "cat.jpg")
     with serve(tmp_path) as server:
         monkeypatch.setattr(published, "PUBLISHED", (replace(row, url=server.url(name)),))
         monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
@@ -33,6 +35,7 @@ def test_python_blocks(tmp_path, monkeypatch):
         run_blocks()
     assert list(server.requests.values()) == [1]
     assert (tmp_path / "savedmodels/resnext50/1/saved_model.pb").is_file()
+    assert Image.open(tmp_path / "cat.grad_cam.png").width > 300
     assert torch.load(tmp_path / "back.pth", weights_only=True).keys() == state.keys()
 
 

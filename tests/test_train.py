@@ -201,6 +201,26 @@ def test_what_a_run_writes(few, tmp_path):
     assert (loaded.predict(images, verbose=0).argmax(1) == few[1].labels).mean() == pytest.approx(result.top1)
 
 
+def test_tensorboard_reads_what_was_trained(few, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = find_recipe("cifar", epochs=2, batch_size=64, size=8, flip=0.0, crop_padding=1)
+    result = train(build(), *few, recipe=recipe, output=tmp_path / "run", tensorboard=True, console=QUIET)
+    (board := EventAccumulator(str(tmp_path / "run/tensorboard"))).Reload()
+    tags = board.Tags()["tensors"]
+    assert {"loss/train", "loss/val", "top1/train", "top1/val", "top5/val", "learning_rate", "seconds"} <= set(tags)
+    for tag, name in (("loss/train", "loss"), ("top1/val", "val_top1"), ("learning_rate", "learning_rate")):
+        events = board.Tensors(tag)
+        assert [event.step for event in events] == [1, 2]
+        values = [event.tensor_proto.float_val[0] for event in events]
+        assert values == pytest.approx([row[name] for row in result.history], rel=1e-6)
+
+    monkeypatch.setitem(sys.modules, "tensorboard.summary", None)
+    with pytest.raises(ImportError, match=r"needs TensorBoard.*pip install 'keras_resnext\[tensorboard\]'"):
+        train(build(), *few, recipe=recipe, output=tmp_path / "none", tensorboard=True, console=QUIET)
+    assert not (tmp_path / "none").exists()
+
+
 def test_the_head_learns_first(few, tmp_path):
     recipe = replace(RECIPE, epochs=1, head_epochs=1, ema=0.0)
     model = build()

@@ -73,6 +73,9 @@ def train(
     ] = None,
     cache: Annotated[bool, typer.Option("--cache", help="Keep the encoded pictures in memory.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that read pictures; default all cores.")] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write each epoch's figures for TensorBoard too.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="An unreadable picture is an error.")] = False,
     skip_limit: Annotated[
         int | None, typer.Option(min=0, help="Unreadable pictures that may be left out; default 1 %.")
@@ -134,7 +137,8 @@ def train(
         try:
             result = run(
                 built, training, validation, recipe=chosen, output=folder, seed=seed, validation_size=val_size,
-                save_steps=save_steps, cache=cache, workers=workers, arguments=arguments, console=console,
+                save_steps=save_steps, cache=cache, workers=workers, tensorboard=tensorboard,
+                arguments=arguments, console=console,
             )  # fmt: skip
         except distribution.ProcessLostError as error:
             tell(str(error))

@@ -17,8 +17,9 @@ from ..data import Listing, Plan, ValidationBatches, training_batches
 from ..preprocessing import get_preprocessing
 from .callbacks import TrainingDivergedError
 from .recipes import Recipe
-from .session import BEST, CHECKPOINT, LABELS, LAST, RUN, Session, write
+from .session import BEST, BOARD, CHECKPOINT, LABELS, LAST, RUN, Session, write
 from .state import SavedState
+from .tensorboard import open_board
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def train(
     engine: str = "auto",
     cache: bool = False,
     workers: int | None = None,
+    tensorboard: bool = False,
     arguments: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> TrainingResult:
@@ -71,10 +73,12 @@ def train(
         validation_size: side of the validation pictures; default that of the model, else of its preprocessing.
         save_steps, save_seconds: how often checkpoint.npz is written inside an epoch.
         engine, cache, workers: of `data.training_batches`.
+        tensorboard: also write the figures of each epoch for TensorBoard, into `output`/tensorboard.
         arguments: what else run.json remembers; a run is resumed by the same arguments alone.
         console: where to print; default standard output.
 
     Raises:
+        ImportError: `tensorboard` and TensorBoard is not installed.
         ValueError: model and pictures that do not fit, or a checkpoint of a run with other arguments.
         RuntimeError: the loss became NaN or infinite, or another process was lost; the last checkpoint is kept.
         OSError: the disk refuses; the last checkpoint is kept.
@@ -93,6 +97,7 @@ def train(
         raise ValueError(f"batch_size={recipe.batch_size!r} must be a multiple of the {devices} devices")
     run = _describe_run(training, validation, recipe, seed, arguments or {})
     saved = _find_checkpoint(folder, run)
+    board = open_board(folder / BOARD) if tensorboard and not shard[0] else None
     if shard[0]:  # the first process speaks and writes for all
         console = Console(quiet=True)
     else:
@@ -100,7 +105,7 @@ def train(
         write(folder / RUN, json.dumps(run, indent=2) + "\n")
         write(folder / LABELS, "".join(f"{name}\n" for name in training.classes))
 
-    session = Session(model, plan, recipe, folder, console, save_steps, save_seconds)
+    session = Session(model, plan, recipe, folder, console, save_steps, save_seconds, board)
     if saved:
         session.resume(saved)
         console.print(f"Resuming at epoch {session.step // plan.steps_per_epoch + 1}, step {session.step}.")

@@ -21,7 +21,7 @@ from .state import SavedState, save_state
 from .step import compile_model
 
 CHECKPOINT, RUN, HISTORY, CURVES = "checkpoint.npz", "run.json", "history.csv", "curves.png"
-BEST, LAST, LABELS = "best.keras", "last.keras", "labels.txt"
+BEST, LAST, LABELS, BOARD = "best.keras", "last.keras", "labels.txt", "tensorboard"
 
 
 class Session:
@@ -36,10 +36,12 @@ class Session:
         console: Console,
         save_steps: int | None,
         save_seconds: float,
+        board: Callable[[Mapping[str, float]], None] | None = None,
     ) -> None:
         self.model, self.plan, self.recipe, self.folder, self.console = model, plan, recipe, folder, console
         self.save_steps, self.save_seconds, self.saved_at = save_steps, save_seconds, time.monotonic()
         self.writes = plan.shard[0] == 0
+        self.board = board
         self.step = 0
         self.best, self.best_epoch = -1.0, 0
         self.history: list[dict[str, float]] = []
@@ -152,6 +154,8 @@ class Session:
         if self.writes:
             write_history(self.folder / HISTORY, self.history)
             draw_history(self.folder / CURVES, self.history)
+            if self.board:
+                self.board(self.history[-1])
 
     def _is_due(self, step: int) -> bool:
         if self.save_steps:
