@@ -18,12 +18,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .classifier import class_names, match_classes
-from .data import Listing, read_listing
+from .data import Listing, default_skip_limit, read_listing
 from .files import written_whole
 from .metrics import calibration_bins, calibration_error, confusion_matrix, most_confused, rank_of
 from .runtimes import Classifier, Model, open_classifier
 
-SKIPPED_SHARE, SKIPPED_COUNT = 0.01, 10  # so many broken pictures are passed over, whichever is more
 SMALLEST = 1e-7  # probabilities below count as this in the loss, as in Keras; integers give zeros
 PAIRS = 20
 
@@ -161,6 +160,7 @@ def evaluate(
     interpolation: str | None = None,
     limit: int | None = None,
     strict: bool = False,
+    skip_limit: int | None = None,
     console: Console | None = None,
 ) -> Evaluation:
     """Classifies labelled pictures and tells how well.
@@ -177,8 +177,8 @@ def evaluate(
         batch_size: pictures at once.
         image_size, resize, interpolation: as in `runtimes.open_classifier`.
         limit: at most so many pictures, evenly chosen.
-        strict: whether the first picture that cannot be read is an error. Else up to 10, or 1 % where that is more,
-            are passed over.
+        strict: whether the first picture that cannot be read is an error.
+        skip_limit: how many of them are passed over otherwise; default a hundredth of all, at least one.
         console: where to show progress, if it is a terminal.
 
     Raises:
@@ -201,13 +201,14 @@ def evaluate(
     if limit is not None and limit < len(listing):
         listing = listing.select(np.arange(limit) * len(listing) // limit)
     targets = positions[listing.labels]
+    most = 0 if strict else default_skip_limit(len(listing)) if skip_limit is None else skip_limit
 
     started = time.monotonic()
     skipped: list[tuple[str, str]] = []
     kept: list[int] = []
     parts: list[np.ndarray] = []
     with _progress(console, len(listing)) as advance:
-        for indices, images in _batches(listing, classifier, batch_size, strict, skipped):
+        for indices, images in _batches(listing, classifier, batch_size, most, skipped):
             scores = classifier.classify(images)
             _check_scores(scores, [listing.name(i) for i in indices], classifier)
             kept += indices
@@ -235,10 +236,9 @@ def evaluate(
 
 
 def _batches(
-    listing: Listing, classifier: Classifier, batch_size: int, strict: bool, skipped: list[tuple[str, str]]
+    listing: Listing, classifier: Classifier, batch_size: int, most: int, skipped: list[tuple[str, str]]
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """(indices, pictures) of readable pictures, the last batch perhaps smaller; the others are added to `skipped`."""
-    most = max(SKIPPED_COUNT, int(SKIPPED_SHARE * len(listing)))
     indices: list[int] = []
     images: list[np.ndarray] = []
     with closing(_read_ahead(len(listing), lambda i: classifier.read(listing.read(i)), 2 * batch_size)) as pictures:
@@ -249,7 +249,7 @@ def _batches(
             else:
                 skipped.append((listing.name(i), str(picture).removeprefix("image=bytes ")))
                 told = f"picture {skipped[-1][0]!r} {skipped[-1][1]}"
-                if strict:
+                if not most:
                     raise ValueError(told)
                 if len(skipped) > most:
                     raise ValueError(

@@ -322,7 +322,7 @@ def test_broken_pictures_are_passed_over_up_to_a_limit(
 ) -> None:
     folder = write_digits(tmp_path / "data", NAMES)
     spoiled = spoil(folder, 10)
-    result = evaluate(model, folder, labels=NAMES)
+    result = evaluate(model, folder, labels=NAMES, skip_limit=10)
     assert [name for name, _ in result.skipped] == [str(path) for path in spoiled]
     assert result.skipped[0][1] == "is no picture that Pillow knows"
     assert result.n == len(result.predictions) == CLASSES * EACH - 10
@@ -331,6 +331,8 @@ def test_broken_pictures_are_passed_over_up_to_a_limit(
         evaluate(model, folder, labels=NAMES, strict=True)
     spoil(folder, 11)
     with pytest.raises(ValueError, match=r"11 of the first 11 pictures cannot be read, more than the 10"):
+        evaluate(model, folder, labels=NAMES, skip_limit=10)
+    with pytest.raises(ValueError, match=r"2 of the first 2 pictures cannot be read, more than the 1 "):
         evaluate(model, folder, labels=NAMES)
 
 
@@ -338,7 +340,7 @@ def test_no_picture_that_can_be_read(model: keras.Model, tmp_path: Path) -> None
     folder = write_digits(tmp_path / "data", NAMES, each=1)
     spoil(folder, 10)
     with pytest.raises(ValueError, match=r"none of 10 pictures can be read; the first: .*eight.*is no picture"):
-        evaluate(model, folder, labels=NAMES)
+        evaluate(model, folder, labels=NAMES, skip_limit=10)
 
 
 def test_scores_that_are_no_probabilities(data: Path) -> None:

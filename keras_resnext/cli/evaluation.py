@@ -39,6 +39,9 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many pictures, evenly chosen.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first picture that cannot be read.")] = False,
+    skip_limit: Annotated[
+        int | None, typer.Option(min=0, help="Unreadable pictures that may be left out; default 1 %.")
+    ] = None,
 ) -> None:
     """Measure a model or an export on labelled pictures: accuracy, loss, confusion, calibration."""
     if not data.exists() and "*" not in data.name:  # a mistyped path should not wait for a framework
@@ -57,6 +60,7 @@ def evaluate(
         interpolation=interpolation,
         limit=limit,
         strict=strict,
+        skip_limit=skip_limit,
         console=Console(stderr=True),
     )
     asked = result.classifier

@@ -2,7 +2,7 @@
 
 from .augment import Augmentation
 from .batches import Plan, ValidationBatches, training_batches
-from .check import check_pictures
+from .check import check_pictures, default_skip_limit
 from .listing import Listing, find_splits, read_listing, split_listing
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Plan",
     "ValidationBatches",
     "check_pictures",
+    "default_skip_limit",
     "find_splits",
     "read_listing",
     "split_listing",

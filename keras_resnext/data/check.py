@@ -13,6 +13,11 @@ LARGEST_SHARE = 0.01  # of all pictures that may be skipped
 SHOWN = 5
 
 
+def default_skip_limit(count: int) -> int:
+    """How many of `count` pictures may be unreadable where nobody says: a hundredth, at least one."""
+    return max(1, int(count * LARGEST_SHARE))
+
+
 def check_pictures(
     listing: Listing,
     *,
@@ -36,7 +41,7 @@ def check_pictures(
     Raises:
         ValueError: too many cannot be read, or nothing of a class is left; the first few are named.
     """
-    limit = 0 if strict else max(1, int(len(listing) * LARGEST_SHARE)) if limit is None else limit
+    limit = 0 if strict else default_skip_limit(len(listing)) if limit is None else limit
     readable, skipped = np.ones(len(listing), bool), []
     with ThreadPoolExecutor(threads) as pool:
         for index, problem in enumerate(pool.map(lambda i: _problem(listing, i), range(len(listing)), chunksize=16)):
