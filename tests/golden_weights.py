@@ -1,7 +1,8 @@
 """Weights and inputs that follow from names, so that golden files need not hold them. Needs NumPy alone."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -32,9 +33,42 @@ def derived_labels(count: int, classes: int) -> np.ndarray:
     return np.random.RandomState(2).randint(0, classes, count)
 
 
+def digits(held_out: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Handwritten digits as networks take them, float32 (n, 32, 32, 3) on -1..1, and labels; a fifth is held out."""
+    path = Path(__file__).parents[1] / "keras_resnext" / "assets" / "digits.npz"
+    with np.load(path) as file:
+        images, labels = file["images"], file["labels"].astype(np.int64)
+    chosen = (np.arange(len(labels)) % 5 == 0) == held_out
+    images = images[chosen].astype(np.float32) / 8 - 1
+    return np.repeat(images.repeat(4, 1).repeat(4, 2)[..., None], 3, axis=-1), labels[chosen]
+
+
+def digit_batches(steps: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`steps` batches of `size` of the other digits, in an order that is the same for all."""
+    images, labels = digits(held_out=False)
+    random = np.random.RandomState(3)
+    order = np.concatenate([random.permutation(len(labels)) for _ in range(-(-steps * size // len(labels)))])
+    for step in range(steps):
+        chosen = order[step * size : (step + 1) * size]
+        yield images[chosen], labels[chosen]
+
+
 def training_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
     """Derived weights with small residual branches. With large ones training is chaotic: PyTorch's own losses in
     float32 and in float64 then differ by a quarter after three steps.
     """
     weights = derived_weights(shapes)
     return {name: array * np.float32(0.1) if name.endswith("bn3.weight") else array for name, array in weights.items()}
+
+
+def initial_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    """As networks start: derived kernels and head, norms that change nothing but make residual branches small."""
+
+    def initial(name: str, array: np.ndarray) -> np.ndarray:
+        if array.ndim > 1 or ".fc." in name:
+            return array
+        if name.endswith(("bias", "running_mean")):
+            return np.zeros_like(array)
+        return np.full_like(array, 0.1 if name.endswith("bn3.weight") else 1)
+
+    return {name: initial(name, array) for name, array in derived_weights(shapes).items()}
