@@ -84,8 +84,9 @@ def spread() -> Iterator[None]:
     elif backend == "tensorflow":
         import tensorflow as tf
 
-        if len(tf.config.list_logical_devices("GPU")) > 1:
-            with tf.distribute.MirroredStrategy().scope():
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        if len(devices) > 1:
+            with tf.distribute.MirroredStrategy([device.name for device in devices]).scope():
                 yield
             return
     yield

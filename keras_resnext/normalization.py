@@ -68,9 +68,17 @@ class BatchNorm(_FreezableAffine, keras.layers.BatchNormalization):
         kept = self.momentum * ops.convert_to_tensor(self.moving_variance)
         outputs = super().call(inputs, training=training)
         biased_share = ops.convert_to_tensor(self.moving_variance) - kept
-        count = ops.cast(ops.size(inputs) // inputs.shape[self.axis], self.moving_variance.dtype)
+        count = ops.cast(ops.size(inputs) // inputs.shape[self.axis], self.moving_variance.dtype) * self._replicas()
         self.moving_variance.assign(kept + biased_share * (count / ops.maximum(count - 1.0, 1.0)))
         return outputs
+
+    def _replicas(self) -> int:
+        """How many devices the statistics are of."""
+        if not self.synchronized:
+            return 1
+        import tensorflow as tf
+
+        return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
     def _is_fusable(self, inputs: Tensor) -> bool:
         return (

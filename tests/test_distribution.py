@@ -1,6 +1,7 @@
 """Several processes: what they compute together is what one computes alone, and one that is lost is noticed."""
 
 import csv
+import json
 import os
 import signal
 import socket
@@ -72,6 +73,32 @@ def test_two_processes_compute_what_one_does_and_notice_a_loss(tmp_path):
         for name in a:
             if name.startswith("model/"):
                 np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4)
+
+
+TWO_DEVICES = {
+    "tensorflow": "import tensorflow as tf; tf.config.set_logical_device_configuration("
+    "tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2); ",
+    "jax": "import os; os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'; ",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", TWO_DEVICES)
+def test_two_devices_compute_what_one_does(backend, tmp_path):
+    """tf.distribute.MirroredStrategy and keras.distribution.DataParallel, on one CPU that passes for two."""
+    write_folders(data := tmp_path / "digits")
+    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
+    arguments = [*SMALL, "--batch-size", "64", "--epochs", "2", "--sync-bn"]
+    histories = []
+    for name, before in (("one", ""), ("two", TWO_DEVICES[backend])):
+        command = [sys.executable, "-c", before + CODE, "train", str(data), "--output", str(tmp_path / name)]
+        done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        run = json.loads((tmp_path / name / "run.json").read_text())
+        assert run["devices"] == (2 if before else 1)
+        histories.append(read_history(tmp_path / name))
+    for one, two in zip(*histories, strict=True):
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,7 @@ def _describe_run(
         "seed": seed,
         "data": data,
         "backend": keras.backend.backend(),
+        "devices": distribution.devices(),
         "policy": keras.config.dtype_policy().name,
         "versions": {"python": platform.python_version(), **versions},
     }
