@@ -1,9 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -30,4 +31,40 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         os.replace(aside, target)
     except BaseException:
         aside.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def folder_filled_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to write files into, which are moved into the folder `path` once the block ends.
+
+    If it raises, `path` is as it was, absent or empty. Meanwhile what is written lies in a hidden folder inside `path`:
+    `path` may be the root of a disk of its own, which no other folder can be renamed to.
+
+    Raises:
+        FileExistsError: `path` is not empty.
+        NotADirectoryError: it is no folder.
+    """
+    target = Path(path)
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"path={os.fspath(path)!r} is a file, not a folder")
+    if target.is_dir() and (found := sorted(os.listdir(target))):
+        raise FileExistsError(f"path={os.fspath(path)!r} must be a new or an empty folder; it holds {found[0]!r}")
+    made = [folder for folder in (target, *target.parents) if not folder.exists()]
+    aside = target / f".{secrets.token_hex(6)}.tmp"
+    moved: list[Path] = []
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        for file in sorted(aside.iterdir()):
+            moved.append(target / file.name)
+            os.replace(file, moved[-1])
+        aside.rmdir()
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        for file in moved:
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # not made, or no longer empty
+            for folder in made:
+                folder.rmdir()
         raise

@@ -104,7 +104,7 @@ ALLOWED = {
     "export": {"classifier", "digits", "download", "layers", "normalization", "preprocessing", "export"},
     "classifier": {"preprocessing"},
     "serving": {"serving"},
-    "data": {"data", "preprocessing", "published"},
+    "data": {"data", "files", "preprocessing", "published"},
     "distribution": set(),
     "plots": {"files"},
     "training": {

@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -24,16 +25,23 @@ def load_framework(before_use: Callable[[], None] | None = None) -> None:
 
     `before_use` runs before any device is looked for.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)  # some of it is written before any log level counts
-    try:
+    with silenced():
         import keras
 
         if before_use:
             before_use()
         keras.ops.zeros(())  # devices are looked for at the first operation
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Without what libraries tell standard error while they are imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)  # some of it is written before any log level counts
+    try:
+        yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)

@@ -21,7 +21,9 @@ def evaluate(
     ],
     data: Annotated[
         Path,
-        typer.Argument(metavar="DATA", help="Folder of class folders, a .csv, .json or .txt list, or TFRecords."),
+        typer.Argument(
+            metavar="DATA", help="Folder of class folders, a .csv, .json or .txt list, TFRecords, or tfds:NAME."
+        ),
     ],
     output: Annotated[Path | None, typer.Option(help="Folder for the results as JSON, CSV and PNG.")] = None,
     labels: Annotated[
@@ -44,7 +46,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a model or an export on labelled pictures: accuracy, loss, confusion, calibration."""
-    if not data.exists() and "*" not in data.name:  # a mistyped path should not wait for a framework
+    named = "*" in data.name or str(data).startswith("tfds:")
+    if not named and not data.exists():  # a mistyped path should not wait for a framework
         raise FileNotFoundError(f"data={str(data)!r}: there is no such file or folder")
     load_framework()
     from ..evaluation import evaluate as run

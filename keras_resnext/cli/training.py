@@ -17,7 +17,9 @@ _PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 def train(
     data: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Class folders, or train/ and val/ of them; .csv, .json, .txt; TFRecords."),
+        typer.Argument(
+            metavar="DIR", help="Class folders, or train/ and val/ of them; .csv, .json, .txt; TFRecords; tfds:NAME."
+        ),
     ],
     model: Annotated[str, typer.Option(help="Architecture (`keras-resnext list`).")] = "resnext50_32x4d",
     recipe: Annotated[str, typer.Option(help="paper (or mmcls), cifar, modern or finetune.")] = "finetune",

@@ -2,7 +2,7 @@
 
 from .augment import Augmentation
 from .batches import Plan, ValidationBatches, training_batches
-from .check import check_pictures, default_skip_limit
+from .check import check_pictures, default_skip_limit, leave_out_unreadable
 from .listing import Listing, find_splits, read_listing, split_listing
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "check_pictures",
     "default_skip_limit",
     "find_splits",
+    "leave_out_unreadable",
     "read_listing",
     "split_listing",
     "training_batches",

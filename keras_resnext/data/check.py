@@ -6,6 +6,8 @@ from io import BytesIO
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
 
 from .listing import Listing
 
@@ -61,6 +63,25 @@ def check_pictures(
     if len(lost):
         raise ValueError(f"no picture of class {listing.classes[lost[0]]!r} can be read; the first: {skipped[0][0]}")
     return kept, skipped
+
+
+def leave_out_unreadable(listing: Listing, name: str, *, strict: bool, limit: int | None, console: Console) -> Listing:
+    """`check_pictures` that shows its progress, and tells what it leaves out, on `console`.
+
+    Args:
+        listing: what to check.
+        name: what the progress calls these pictures, such as "training".
+        strict, limit: of `check_pictures`.
+        console: where to tell.
+    """
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"Looking through the {name} pictures", total=len(listing))
+        listing, skipped = check_pictures(
+            listing, strict=strict, limit=limit, progress=lambda done: progress.update(task, completed=done)
+        )
+    for picture, reason in skipped:
+        console.print(f"left out: {picture}: {reason}", markup=False, soft_wrap=True)
+    return listing
 
 
 def _problem(listing: Listing, index: int) -> str:

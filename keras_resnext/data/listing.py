@@ -1,6 +1,7 @@
 """Which pictures there are and what class each has: folders of class folders, CSV, JSON and text lists, TFRecords."""
 
 import csv
+import fnmatch
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import tfds
 from .records import RECORD_NAME, index_records, read_class_names
 
 # torchvision's ImageFolder, and GIF.
@@ -78,21 +80,24 @@ class Listing:
 def find_splits(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     """The training and the validation part of a data set: DIR/train and DIR/val, else all of it and None.
 
-    Folders are called as in `SPLITS`; TFRecords are told apart by the beginning of their names (`train-00000-of-…`).
+    Folders are called as in `SPLITS`; TFRecords are told apart by the beginning of their names (`train-00000-of-…`), or
+    by what follows the data set's name in tensorflow_datasets' (`cifar10-train.tfrecord-00000-of-…`). `tfds:NAME` is
+    the folder of that data set (`tfds.prepare`).
     """
-    root = Path(path)
+    root = tfds.prepare(path) if tfds.is_name(path) else Path(path)
     if not root.is_dir():
         return root, None
     found = {split: next((root / n for n in names if (root / n).is_dir()), None) for split, names in SPLITS.items()}
     if found["train"] is not None:
         return found["train"], found["val"]
     records = [name for name in os.listdir(root) if RECORD_NAME.search(name)]
-    starts = {
-        split: next((n for n in names if any(record.startswith(n) for record in records)), None)
-        for split, names in SPLITS.items()
-    }
-    if starts["train"] is not None:
-        return root / f"{starts['train']}*", root / f"{starts['val']}*" if starts["val"] else None
+    for before, after in (("", ""), ("*-", ".")):
+        patterns = {
+            split: next((p for p in (f"{before}{n}{after}*" for n in names) if fnmatch.filter(records, p)), None)
+            for split, names in SPLITS.items()
+        }
+        if patterns["train"] is not None:
+            return root / patterns["train"], None if patterns["val"] is None else root / patterns["val"]
     return root, None
 
 
@@ -103,7 +108,9 @@ def read_listing(path: str | os.PathLike[str], classes: Sequence[str] | None = N
         path: a folder with one folder of pictures a class (searched downwards, classes sorted by name, as torchvision's
             ImageFolder); a list: .csv with columns `path` and `label` (a header is optional), .json with
             [{"path": …, "label": …}, …] or {path: label}, or .txt with "path number" lines as mmcls has them, paths
-            relative to the list; a folder or a pattern (`records/train*`) of TFRecords in ImageNet's layout.
+            relative to the list; a folder or a pattern (`records/train*`) of TFRecords in ImageNet's layout;
+            `tfds:NAME`, of a data set of tensorflow_datasets what it has to validate on, else all of it (`find_splits`
+            gives both parts).
         classes: the names that are expected, in order, such as those of the training pictures; default as found.
 
     Raises:
@@ -111,7 +118,7 @@ def read_listing(path: str | os.PathLike[str], classes: Sequence[str] | None = N
         ValueError: no pictures, one class alone, an empty class, names that differ in case alone, labels out of range,
             or a list that cannot be read.
     """
-    path = Path(path)
+    path = next(part for part in reversed(find_splits(path)) if part) if tfds.is_name(path) else Path(path)
     listing = _find(path, None if classes is None else tuple(classes))
     if not len(listing):
         raise ValueError(f"data={str(path)!r} holds no pictures ({', '.join(SUFFIXES)})")

@@ -11,6 +11,8 @@ import numpy as np
 
 RECORD_NAME = re.compile(r"-\d{5}-of-\d{5}$|\.tfrecords?(-\d{5}-of-\d{5})?$|\.tfrec$")
 CLASSES_FILE = "labels.txt"
+# What others call it: mmcls, and tensorflow_datasets beside the records of a data set.
+CLASSES_FILES = (CLASSES_FILE, "classes.txt", "label.labels.txt")
 
 # Names of the features: what holds the picture, what holds the label, and the label of the first class. ImageNet's
 # records (tensorflow/models, build_imagenet_data.py) count from 1, tensorflow_datasets' from 0.
@@ -52,8 +54,8 @@ def index_records(files: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def read_class_names(folder: Path) -> tuple[str, ...] | None:
-    """The names in labels.txt (or classes.txt, as mmcls calls it), one a line; None where there is neither."""
-    for name in (CLASSES_FILE, "classes.txt"):
+    """The names in the first of `CLASSES_FILES` that is there, one a line; None where there is none."""
+    for name in CLASSES_FILES:
         if (folder / name).is_file():
             return tuple((folder / name).read_text(encoding="utf-8").splitlines())
     return None

@@ -8,10 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 
 from ..architectures import find_architecture
-from ..data import Listing, Plan, check_pictures, find_splits, read_listing, split_listing, training_batches
+from ..data import Listing, Plan, find_splits, leave_out_unreadable, read_listing, split_listing, training_batches
 from ..distribution import has_gpu
 from ..model import create
 from ..plots import draw_batch, draw_schedule
@@ -45,24 +44,13 @@ def read_pictures(
         validation = read_listing(beside, training.classes)
     elif val != "none":
         training, validation = split_listing(training, HELD_OUT if share is None else share, seed)
-    training = _readable(training, "training", strict, limit, console)
+    training = leave_out_unreadable(training, "training", strict=strict, limit=limit, console=console)
     held = ", none to validate on"
     if validation is not None:
-        validation = _readable(validation, "validation", strict, limit, console)
+        validation = leave_out_unreadable(validation, "validation", strict=strict, limit=limit, console=console)
         held = f", {len(validation)} to validate on"
     console.print(f"{len(training.classes)} classes, {len(training)} pictures to train on{held}.")
     return training, validation
-
-
-def _readable(listing: Listing, name: str, strict: bool, limit: int | None, console: Console) -> Listing:
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(f"Looking through the {name} pictures", total=len(listing))
-        listing, skipped = check_pictures(
-            listing, strict=strict, limit=limit, progress=lambda done: progress.update(task, completed=done)
-        )
-    for picture, reason in skipped:
-        console.print(f"left out: {picture}: {reason}", markup=False, soft_wrap=True)
-    return listing
 
 
 def _share(text: str | None) -> float | None:

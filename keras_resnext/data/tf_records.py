@@ -1,0 +1,169 @@
+"""Labelled pictures written as TFRecords in ImageNet's layout (tensorflow/models, build_imagenet_data.py)."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ..files import folder_filled_whole
+from .check import leave_out_unreadable
+from .listing import Listing, find_splits, read_listing
+from .records import CLASSES_FILE, LAYOUTS
+
+SHARD_BYTES = 100_000_000  # of pictures in a file, where no number of files is given
+MOST_SHARDS = 99_999  # five digits in their names
+READ_AHEAD = 64  # pictures in memory
+
+_FIRST_LABEL = LAYOUTS[0][2]
+# Names of colour spaces as ImageNet's records have them; others are called as Pillow calls them.
+_COLOUR_SPACES = {"RGB": "RGB", "L": "Grayscale", "1": "Grayscale"}
+
+
+def write_records(
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    shards: int | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    limit: int | None = None,
+    console: Console | None = None,
+) -> dict[str, Listing]:
+    """Writes a data set as TFRecords that `find_splits` and `read_listing` find again, and labels.txt with its classes.
+
+    Encoded pictures are copied byte for byte, whatever their format; at most `READ_AHEAD` of them are in memory.
+
+    Args:
+        data: what `read_listing` takes, or a folder with train and val: of that, `validation-…` is written too.
+        output: the folder for `train-00000-of-00008` and so on: absent, or empty. All appears in it at the end.
+        shards: number of files of training pictures; default so many that each has about 100 MB. Those of validation
+            have as many pictures each.
+        seed: of the order of the pictures.
+        strict, limit: of `check_pictures`.
+        console: where to tell of progress and of what is left out.
+
+    Returns:
+        {"train": the pictures written, "validation": …}, in the order in which they are written.
+
+    Raises:
+        FileExistsError, NotADirectoryError: `output` is not empty, or no folder; nothing is read then.
+        ValueError: as `read_listing` and `check_pictures`; `shards` out of range; a class name of more than one line.
+        OSError: a file cannot be read, or written, such as on a full disk; `output` is left as it was.
+    """
+    console = console or Console(quiet=True)
+    with folder_filled_whole(output) as folder:
+        listings = _find(data)
+        if shards is not None and not 1 <= shards <= (most := min(MOST_SHARDS, len(listings["train"]))):
+            raise ValueError(f"shards={shards!r} must lie in 1..{most}; there are {len(listings['train'])} pictures")
+        names = _class_lines(listings["train"].classes)
+        rng = np.random.default_rng(seed)
+        for split, listing in listings.items():
+            listing = leave_out_unreadable(listing, split, strict=strict, limit=limit, console=console)
+            listings[split] = listing.select(rng.permutation(len(listing)))
+        shards = shards or min(MOST_SHARDS, max(1, round(_size(listings["train"]) / SHARD_BYTES)))
+        share = shards / len(listings["train"])
+        with _progress(console, sum(map(len, listings.values()))) as advance:
+            for split, listing in listings.items():
+                count = shards if split == "train" else min(MOST_SHARDS, max(1, round(len(listing) * share)))
+                for number, part in enumerate(np.array_split(np.arange(len(listing)), count)):
+                    _write_shard(listing.select(part), folder / f"{split}-{number:05}-of-{count:05}", advance)
+        (folder / CLASSES_FILE).write_bytes(names)
+    return listings
+
+
+def make_example(data: bytes, label: int, text: str, filename: str) -> tf.train.Example:
+    """One record: `data` as it is, and what its header says.
+
+    Args:
+        data: the encoded picture.
+        label: its class, counted from 0; the record counts from 1, as ImageNet's.
+        text: the name of its class.
+        filename: where it came from, without folders.
+    """
+    with Image.open(BytesIO(data)) as picture:
+        (width, height), mode, kind, channels = picture.size, picture.mode, picture.format, len(picture.getbands())
+    if kind == "MPO":  # Pillow's name of a JPEG file with more pictures behind the first, as phones write them
+        kind = "JPEG"
+    values: dict[str, int | bytes] = {
+        "image/encoded": data,
+        "image/format": str(kind).encode(),
+        "image/height": height,
+        "image/width": width,
+        "image/channels": channels,
+        "image/colorspace": _COLOUR_SPACES.get(mode, mode).encode(),
+        "image/class/label": label + _FIRST_LABEL,
+        "image/class/text": text.encode(),
+        "image/filename": os.fsencode(filename),
+    }
+    return tf.train.Example(features=tf.train.Features(feature={name: _feature(v) for name, v in values.items()}))
+
+
+def _feature(value: int | bytes) -> tf.train.Feature:
+    if isinstance(value, bytes):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+
+def _find(data: str | os.PathLike[str]) -> dict[str, Listing]:
+    place, beside = find_splits(data)
+    listings = {"train": read_listing(place)}
+    if beside is not None:
+        listings["validation"] = read_listing(beside, listings["train"].classes)
+    return listings
+
+
+def _class_lines(classes: tuple[str, ...]) -> bytes:
+    lines = "".join(f"{name}\n" for name in classes)
+    if lines.splitlines() != list(classes):
+        wrong = next(name for name in classes if f"{name}\n".splitlines() != [name])
+        raise ValueError(f"class name {wrong!r} must be one line of text, as {CLASSES_FILE} has one class a line")
+    return lines.encode()
+
+
+def _size(listing: Listing) -> int:
+    return sum(map(os.path.getsize, listing.files)) if listing.spans is None else int(listing.spans[:, 1].sum())
+
+
+def _write_shard(listing: Listing, path: Path, advance: Callable[[int], None]) -> None:
+    try:
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for index, data in enumerate(_read(listing)):
+                label = int(listing.labels[index])
+                filename = os.path.basename(listing.name(index))
+                writer.write(make_example(data, label, listing.classes[label], filename).SerializeToString())
+                advance(1)
+    except tf.errors.OpError as error:
+        raise OSError(f"{path.name} cannot be written: {error.message}") from None
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _read(listing: Listing) -> Iterator[bytes]:
+    """The encoded pictures in order, a few at a time by several threads, for disks where each takes long to find."""
+    with ThreadPoolExecutor(8) as pool:
+        for start in range(0, len(listing), READ_AHEAD):
+            yield from pool.map(listing.read, range(start, min(start + READ_AHEAD, len(listing))))
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.0f} pictures/s" if speed else "")
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), _Rate(), TextColumn("left"))
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    with bar:
+        task = bar.add_task("Writing", total=total)
+        yield lambda count: bar.advance(task, count)
