@@ -185,7 +185,9 @@ class Session:
     def _tell(self, logs: Mapping[str, float]) -> None:
         shown = ("loss", "top1", "val_loss", "val_top1", "val_top5")
         text = "  ".join(f"{name} {logs[name]:.4f}" for name in shown if name in logs)
-        self.console.print(f"epoch {len(self.history)}/{self.recipe.epochs}  {text}  {logs['seconds']:.0f} s")
+        self.console.print(
+            f"epoch {len(self.history)}/{self.recipe.epochs}  {text}  {logs['seconds']:.0f} s", soft_wrap=True
+        )
 
 
 class _RestoreMetrics(keras.callbacks.Callback):
