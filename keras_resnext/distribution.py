@@ -1,7 +1,8 @@
 """Several GPUs of one host, or several hosts: what Keras supports on each backend.
 
-TensorFlow: the GPUs of one host (tf.distribute.MirroredStrategy). JAX: those of one or many hosts
-(keras.distribution.DataParallel over jax.distributed); BatchNorm's statistics are then those of the whole batch.
+TensorFlow: the GPUs of one host, or the logical CPUs it was divided into (tf.distribute.MirroredStrategy). JAX: the
+devices of one or many hosts (keras.distribution.DataParallel over jax.distributed); BatchNorm's statistics are then
+those of the whole batch.
 """
 
 import os

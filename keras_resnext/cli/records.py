@@ -32,9 +32,7 @@ def records(
         from ..data.tf_records import write_records
 
     console = Console(highlight=False)
-    written = write_records(
-        data, output, shards=shards, seed=seed, strict=strict, limit=skip_limit, console=console
-    )  # fmt: skip
+    written = write_records(data, output, shards=shards, seed=seed, strict=strict, limit=skip_limit, console=console)
     for split, listing in written.items():
         count = len(list(output.glob(f"{split}-*")))
         files = f"{count} file{'s' * (count != 1)}"

@@ -31,7 +31,8 @@ class Augmentation:
             random place (the CIFAR recipe); None for random resized crops.
         flip: probability of a left-right flip.
         interpolation: "bilinear" or "bicubic".
-        antialias: whether shrinking is antialiased, as Pillow's and torchvision's is.
+        antialias: whether shrinking random crops is antialiased, as Pillow's and torchvision's is; without it is faster
+            by a quarter, and needs TensorFlow.
         color_jitter: how far brightness, contrast and saturation vary (0.4: factors 0.6..1.4), and the hue (0..0.5).
         policy: None, "rand_augment" (arXiv 1909.13719) or "trivial_augment" (arXiv 2103.10158, wide).
         policy_ops, policy_magnitude: of RandAugment, operations a picture and their strength (0..30).

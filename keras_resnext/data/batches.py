@@ -1,7 +1,7 @@
 """Batches of pictures for training and validation. Every batch is a function of seed and step, so any can be repeated.
 
 With TensorFlow installed they come from tf.data (`tf_batches.py`), else from `keras.utils.PyDataset` on threads. Both
-use the same draws; only the library that decodes and resizes differs.
+show the same pictures, by Pillow; random crops without antialiasing are TensorFlow's.
 """
 
 import importlib.util
@@ -117,13 +117,17 @@ def training_batches(
 
     Returns:
         Batches of (images (n, size, size, 3) float32, labels (n, classes) float32).
+
+    Raises:
+        ValueError: an unknown engine, or one that cannot do without antialiasing.
     """
     read = _Cache(listing) if cache else listing.read
     if resolve_engine(engine) == "tf.data":
         from .tf_batches import make_dataset
 
-        whole_files = listing.spans is None and not cache
-        return make_dataset(listing, plan, augmentation, preprocessing, steps, None if whole_files else read)
+        return make_dataset(listing, plan, augmentation, preprocessing, steps, read)
+    if not antialiased(augmentation):
+        raise ValueError("antialias=False needs engine='tf.data'; Pillow, engine='python', always antialiases")
     return _TrainingBatches(listing, plan, augmentation, preprocessing, steps, read, workers)
 
 
@@ -134,6 +138,11 @@ def resolve_engine(engine: str) -> str:
     if engine != "auto":
         return engine
     return "tf.data" if importlib.util.find_spec("tensorflow") else "python"
+
+
+def antialiased(augmentation: Augmentation) -> bool:
+    """Whether Pillow makes the pictures: all but random resized crops without antialiasing."""
+    return augmentation.antialias or augmentation.crop_padding is not None
 
 
 def make_picture(data: bytes, draws: np.ndarray, seed: int, augmentation: Augmentation) -> np.ndarray:

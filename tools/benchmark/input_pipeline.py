@@ -14,7 +14,6 @@ import io
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from turns import start, take_turns
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -109,23 +109,11 @@ def measure(folder: Path, rounds: int) -> dict[str, list[float]]:
     """Pictures a second on one core, by round, of each pipeline that can be run."""
     processes = {}
     for label in (PEER, *OURS):
-        command = [sys.executable, __file__, "--child", label, str(folder)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(command, text=True, **pipes)
-        if process.stdout.readline() == "ready\n":
-            processes[label] = process
-        else:
-            print(f"{label}: cannot be run here (exit code {process.wait()})")
-    rates: dict[str, list[float]] = {label: [] for label in processes}
-    for _ in range(rounds):
-        for label, process in processes.items():
-            process.stdin.write("\n")
-            process.stdin.flush()
-            rates[label].append(float(process.stdout.readline()))
-            time.sleep(REST)
-    for process in processes.values():
-        process.kill()
-    return rates
+        try:
+            processes[label] = start([sys.executable, __file__, "--child", label, str(folder)])
+        except RuntimeError as error:
+            print(f"{label}: cannot be run here: {error}")
+    return take_turns(processes, rounds, REST)
 
 
 def waiting(folder: Path, steps: int) -> dict[str, float]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from turns import start, take_turns
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -111,24 +111,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runners = export(Path(folder))
         for batch in options.batches:
-            times: dict[str, list[float]] = {label: [] for label in runners}
-            processes = {}
-            for label, (kind, path) in runners.items():
-                command = [sys.executable, __file__, "--child", kind, path, str(batch)]
-                pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-                processes[label] = subprocess.Popen(command, text=True, **pipes)
-            for process in processes.values():
-                while process.stdout.readline() != "ready\n":
-                    if process.poll() is not None:
-                        raise RuntimeError(f"{process.args} ended with {process.returncode}")
-            for _ in range(options.rounds):
-                for label, process in processes.items():
-                    process.stdin.write("\n")
-                    process.stdin.flush()
-                    times[label].append(float(process.stdout.readline()))
-                    time.sleep(REST)
-            for process in processes.values():
-                process.kill()
+            processes = {
+                label: start([sys.executable, __file__, "--child", kind, path, str(batch)])
+                for label, (kind, path) in runners.items()
+            }
+            times = take_turns(processes, options.rounds, REST)
             print(f"\nbatch {batch}: milliseconds, median (minimum); ratio to the first, of medians (of minima)")
             first = next(iter(times.values()))
             for label, taken in times.items():
