@@ -186,6 +186,9 @@ def export(
     hardware: Annotated[str, typer.Option(help="SavedModel: what it will run on, cpu, gpu or portable.")] = "cpu",
     warmup: Annotated[bool, typer.Option(help="SavedModel: write requests that warm a server up.")] = True,
     tflite: Annotated[bool, typer.Option("--tflite", help="SavedModel: write model.tflite beside it.")] = False,
+    keras_file: Annotated[
+        bool, typer.Option("--keras", help="SavedModel: keep the Keras model beside it, for Grad-CAM in `serve`.")
+    ] = False,
     quantization: Annotated[
         str | None, typer.Option(help="TFLite: float16, dynamic, int8 or int16x8; default float32.")
     ] = None,
@@ -195,7 +198,14 @@ def export(
 ) -> None:
     """Export a model for TF Serving as DST/VERSION, or as a TFLite or ONNX file, and compare it with the model."""
     given: dict[str, dict[str, Any]] = {
-        "saved_model": {"version": version, "labels": labels, "target": hardware, "warmup": warmup, "tflite": tflite},
+        "saved_model": {
+            "version": version,
+            "labels": labels,
+            "target": hardware,
+            "warmup": warmup,
+            "tflite": tflite,
+            "keras_file": keras_file,
+        },
         "tflite": {"quantization": quantization, "calibration": calibration, "io_type": io_type},
         "onnx": {"opset": opset},
     }
@@ -205,6 +215,7 @@ def export(
         "target": "cpu",
         "warmup": True,
         "tflite": False,
+        "keras_file": False,
         "quantization": None,
     }
     usual |= {"calibration": None, "io_type": "float32", "opset": 17}
