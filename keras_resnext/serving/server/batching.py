@@ -12,7 +12,9 @@ import numpy as np
 
 from .metrics import Metrics
 from .models import Models, Version
-from .servable import Servable, Signature
+from .pictures import MAX_PIXELS, count_pixels, find_pictures
+from .servable import Servable
+from .signature import Signature
 from .status import RequestError
 from .tensors import Array
 
@@ -26,6 +28,7 @@ class Job:
 
     arrays: Arrays
     rows: int
+    pixels: int
     since: float
     answer: asyncio.Future[Arrays]
 
@@ -65,11 +68,12 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         rows = _rows(arrays) if signature.batched else 1
+        pixels = count_pixels(find_pictures(signature, arrays))
         if self.waiting and self.waiting + rows > self.queue:
             raise RequestError(
                 "UNAVAILABLE", f"the queue is full: {self.waiting} rows wait, at most {self.queue} may; try again later"
             )
-        job = Job(arrays, rows, loop.time(), loop.create_future())
+        job = Job(arrays, rows, pixels, loop.time(), loop.create_future())
         # What cannot be joined has a lane of its own.
         shapes = tuple(array.shape[1:] for array in arrays.values()) if signature.batched else (id(job),)
         key = (id(version), signature.name, shapes)
@@ -118,13 +122,14 @@ class Batcher:
 
     def _take(self, lane: deque[Job]) -> list[Job]:
         batch: list[Job] = []
-        rows = 0
-        while lane and (not batch or rows + lane[0].rows <= self.max_batch):
+        rows = pixels = 0
+        while lane and (not batch or (rows + lane[0].rows <= self.max_batch and pixels + lane[0].pixels <= MAX_PIXELS)):
             job = lane.popleft()
             self.waiting -= job.rows
             if not job.answer.done():
                 batch.append(job)
                 rows += job.rows
+                pixels += job.pixels
         return batch
 
     async def _execute(

@@ -7,8 +7,9 @@ from typing import Any
 
 from .limits import Bodies, Body, Receive
 from .models import Version
-from .servable import REGRESS, Servable
+from .servable import Servable
 from .service import Service
+from .signature import REGRESS
 from .status import invalid
 from .tensors import (
     dump,

@@ -3,33 +3,18 @@
 import contextlib
 import ctypes
 import gc
+import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..metadata import DTYPES
+from .pictures import explain_refusal, find_pictures
+from .signature import Signature, read_signature
 from .status import CODES, RequestError
-from .tensors import Array, TensorSpec
+from .tensors import Array
 from .warmup import read_warmup
-
-CLASSIFY = "tensorflow/serving/classify"
-PREDICT = "tensorflow/serving/predict"
-REGRESS = "tensorflow/serving/regress"
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Inputs and outputs by name; `batched` where all have a free first axis, so that requests can be joined."""
-
-    name: str
-    method_name: str
-    inputs: dict[str, TensorSpec]
-    outputs: dict[str, TensorSpec]
-    batched: bool
 
 
 class Servable:
@@ -52,7 +37,7 @@ class Servable:
         try:
             graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(path))
             self.definitions = {k: v for k, v in graph.signature_def.items() if not k.startswith("__")}
-            self.signatures = {name: _signature(name, row) for name, row in self.definitions.items()}
+            self.signatures = {name: read_signature(name, row) for name, row in self.definitions.items()}
             for name, arrays in read_warmup(path):
                 self.run(self.signature(name), arrays)
         except Exception as error:  # TensorFlow's own, protobuf's, OSError and ValueError for files that are not whole
@@ -81,7 +66,10 @@ class Servable:
         try:
             values = self._call(signature)(*(arrays[name] for name in signature.inputs))
         except tf.errors.OpError as error:
-            raise RequestError(CODES.get(error.error_code, "UNKNOWN"), _first_line(error.message)) from None
+            code, message = CODES.get(error.error_code, "UNKNOWN"), _first_line(error.message)
+            if code == "INVALID_ARGUMENT":
+                message = explain_refusal(find_pictures(signature, arrays), message)
+            raise RequestError(code, message) from None
         return {name: np.asarray(value) for name, value in zip(signature.outputs, values, strict=True)}
 
     def _call(self, signature: Signature) -> Callable[..., list[Array]]:
@@ -111,37 +99,13 @@ def release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def _signature(name: str, definition: Any) -> Signature:
-    inputs = dict(_specs(definition.inputs))
-    outputs = dict(_specs(definition.outputs))
-    batched = all(spec.shape and spec.shape[0] is None for spec in (*inputs.values(), *outputs.values()))
-    return Signature(name, definition.method_name, inputs, outputs, batched and bool(inputs))
-
-
-def _specs(tensors: Mapping[str, Any]) -> Iterator[tuple[str, TensorSpec]]:
-    import tensorflow as tf
-
-    for name in sorted(tensors):
-        info = tensors[name]
-        dtype = tf.dtypes.as_dtype(info.dtype)
-        sizes = tuple(None if dim.size < 0 else int(dim.size) for dim in info.tensor_shape.dim)
-        shape = None if info.tensor_shape.unknown_rank else sizes
-        kind = f"DT_{dtype.name.upper()}"
-        yield (
-            name,
-            TensorSpec(
-                name=name,
-                tensor=info.name,
-                dtype=np.dtype(object if dtype == tf.string else dtype.as_numpy_dtype),
-                dtype_name=DTYPES.get(kind, dtype.name),
-                shape=shape,
-            ),
-        )
-
-
 def _first_line(message: str) -> str:
     """TensorFlow's message without where in the graph it arose."""
     lines = [line.strip() for line in message.splitlines()]
-    kept = [line for line in lines if line and not line.startswith(("[[", "Original stack", "Errors may have", "(1)"))]
+    noise = ("[[", "Original stack", "Errors may have", "(1)", "Detected at node", "Graph execution error")
+    kept = [line for line in lines if line and not line.startswith(noise)]
     text = next((line for line in kept if not line.endswith("root error(s) found.")), "no message")
-    return text.removeprefix("(0) INVALID_ARGUMENT: ").removeprefix("(0) ")
+    text = text.removeprefix("(0) ").removeprefix("INVALID_ARGUMENT: ")
+    # An assertion of the graph: its own words stand first, then those of the comparison.
+    asserted = re.match(r"assertion failed: \[(.*?)\]", text)
+    return asserted[1] if asserted else text

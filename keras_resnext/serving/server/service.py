@@ -13,7 +13,8 @@ from .explain import Explainer
 from .metrics import Metrics
 from .models import Models, Version
 from .options import ServeOptions
-from .servable import CLASSIFY, Servable, Signature
+from .servable import Servable
+from .signature import CLASSIFY, Signature
 from .status import RequestError, invalid
 from .tensors import Array
 

@@ -20,6 +20,8 @@ Array = np.ndarray[Any, Any]
 
 SHOWN = 100  # letters of a value that a message repeats
 BYTES_SUFFIX = "_bytes"  # names whose strings are bytes
+# Python's types for numpy's kinds; all others are integers'.
+_TYPES: dict[str, set[type]] = {"f": {int, float}, "b": {bool}, "i": {int}}
 NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -186,7 +188,7 @@ def to_array(value: Any, spec: TensorSpec, rows: bool = False) -> Array:
         leaves = np.empty(len(level), object)
         leaves[:] = [_to_bytes(item, number, shape, rows, spec) for number, item in enumerate(level)]
         return leaves.reshape(shape)
-    allowed: set[type] = {"f": {int, float}, "b": {bool}}.get(spec.dtype.kind, {int})
+    allowed = _TYPES.get(spec.dtype.kind, _TYPES["i"])
     if not set(map(type, level)) <= allowed:
         number, wrong = next((n, item) for n, item in enumerate(level) if type(item) not in allowed)
         if type(wrong) is list:
