@@ -72,7 +72,7 @@ def serve(
         api_key=api_key if api_key is not None else os.environ.get(KEY_VARIABLE) or None,
         poll=poll_seconds,
     )
-    check_installed()
+    check_installed(options)
     folder = Path(base)
     if folder.is_dir():
         if labels or image_size:
@@ -84,14 +84,10 @@ def serve(
         from ..prediction import read_labels
         from ..serving.server.exported import export_to_cache
 
-        tell(f"exporting {base} to the cache, unless it is there")
-        folder = export_to_cache(base, labels=read_labels(labels) if labels else None, image_size=image_size)
-    if options.host not in ("127.0.0.1", "localhost", "::1") and options.api_key is None:
-        tell(f"warning: everybody who reaches {options.host} can ask; --api-key would keep strangers out")
-    with silenced():
-        import tensorflow  # noqa: F401  its greetings are for nobody here
+        names = read_labels(labels) if labels else None
+        folder = export_to_cache(base, labels=names, image_size=image_size, tell=tell)
     _log_to_standard_error()
-    run(folder, options, lambda line: print(printable(line), flush=True))
+    run(folder, options, lambda line: print(printable(line), flush=True), silenced)
 
 
 def _log_to_standard_error() -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +19,11 @@ LABELS = "labels.txt"
 
 
 def export_to_cache(
-    model: str | os.PathLike[str], *, labels: Sequence[str] | None = None, image_size: int | None = None
+    model: str | os.PathLike[str],
+    *,
+    labels: Sequence[str] | None = None,
+    image_size: int | None = None,
+    tell: Callable[[str], None] = print,
 ) -> Path:
     """The folder of a model with one version, which is exported unless that was done before.
 
@@ -30,6 +34,7 @@ def export_to_cache(
         model: as `loading.load_model` takes it.
         labels: class names; default those in labels.txt beside the file, where training writes them.
         image_size: height and width, where the model leaves them free.
+        tell: called with a line when there is something to export, which takes seconds.
 
     Raises:
         FileNotFoundError, OSError, ValueError: as `load_model` and `export_version`.
@@ -46,6 +51,7 @@ def export_to_cache(
     with FileLock(f"{folder}.lock"):
         if not find_versions(folder):
             loaded = load_model(model)
+            tell(f"exporting {os.fspath(model)} to {folder}")
             classes = loaded.output_shape[-1]
             fitting = labels if labels is None or len(labels) == classes else None
             export_version(

@@ -13,21 +13,16 @@ from .service import Service
 from .status import RequestError, invalid
 from .tensors import TensorSpec
 
-MISSING = "--grpc-port needs tensorflow-serving-api: pip install 'keras_resnext[grpc]'"
-
 
 async def start_grpc(service: Service, options: ServeOptions) -> tuple[Any, int]:
     """(the running server, its port).
 
     Raises:
-        ImportError: tensorflow-serving-api is missing.
         OSError: the port is taken.
     """
-    try:
-        import grpc
-        from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{MISSING} ({error})") from error
+    import grpc
+    from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
     limits = [("grpc.max_receive_message_length", options.max_request), ("grpc.so_reuseport", 0)]
     server = grpc.aio.server(options=limits)
     prediction, models = _services(service, Gate(options))
@@ -156,14 +151,13 @@ def _fill(spec: Any, version: Version, signature_name: str) -> None:
 def _to_array(proto: Any, spec: TensorSpec) -> np.ndarray[Any, Any]:
     import tensorflow as tf
 
-    dtype = tf.dtypes.as_dtype(proto.dtype) if proto.dtype in tf.dtypes.DType._type_to_string else None
     try:
+        dtype = tf.dtypes.as_dtype(proto.dtype)
         array = np.asarray(tf.make_ndarray(proto))
     except (TypeError, ValueError) as error:
         raise invalid(f"input {spec.name!r} is no tensor: {error}") from None
     if array.dtype != spec.dtype:
-        got = dtype.name if dtype else array.dtype
-        raise invalid(f"Expects arg[0] to be {spec.dtype_name} but {got} is provided, for input {spec.name!r}")
+        raise invalid(f"Expects arg[0] to be {spec.dtype_name} but {dtype.name} is provided, for input {spec.name!r}")
     spec.check(array)
     return array
 

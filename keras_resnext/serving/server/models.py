@@ -63,10 +63,11 @@ class Models:
     Args:
         base: as in `model_base.find_models`.
         poll: seconds between two looks.
+        timeout: seconds after which a run of a network is broken off.
     """
 
-    def __init__(self, base: Path, poll: float = 1.0) -> None:
-        self.base, self.poll = base, poll
+    def __init__(self, base: Path, poll: float, timeout: float) -> None:
+        self.base, self.poll, self.timeout = base, poll, timeout
         self.models: dict[str, Model] = {}
         self._loader = ThreadPoolExecutor(1, "load")
         self._draining: set[asyncio.Task[None]] = set()
@@ -167,7 +168,7 @@ class Models:
         new.attempts += 1
         try:
             loop = asyncio.get_running_loop()
-            new.servable = await loop.run_in_executor(self._loader, Servable, new.path)
+            new.servable = await loop.run_in_executor(self._loader, Servable, new.path, self.timeout)
         except ValueError as error:
             new.state, new.error = "END", str(error)
             logger.warning("version %s of %s does not load: %s", new.number, new.model, error)

@@ -1,6 +1,7 @@
 """Encoded pictures among a request's inputs: how much memory they will take, and why a network refused them."""
 
 import io
+import struct
 from collections.abc import Mapping
 
 from PIL import Image
@@ -11,7 +12,9 @@ from .tensors import BYTES_SUFFIX, Array
 
 MAX_PIXELS = 178_956_970  # as in the graphs of export.pictures, which importing would load Keras for
 FORMATS = "JPEG, PNG, GIF or BMP"
-_MARKS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
+_MARKS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF")
+# Where the simple formats say how large a picture is; Pillow wants more of a file to be right than TensorFlow does.
+_HEADERS = ((b"\x89PNG", ">II", 16), (b"GIF8", "<HH", 6), (b"BM", "<ii", 18))
 _FEATURE = "image/encoded"  # of a tf.Example
 
 
@@ -45,16 +48,25 @@ def count_pixels(pictures: list[bytes]) -> int:
     """
     total = 0
     for picture in pictures:
-        try:
-            with Image.open(io.BytesIO(picture)) as opened:
-                total += opened.width * opened.height
-        except Image.DecompressionBombError:
-            total = MAX_PIXELS + 1
-        except Exception:  # what is no picture the network will refuse, and say why
-            continue
+        total += _pixels(picture)
         if total > MAX_PIXELS:
             raise invalid(f"pictures of more than {MAX_PIXELS} pixels in a request; expected fewer or smaller ones")
     return total
+
+
+def _pixels(data: bytes) -> int:
+    """0 where nothing says; the network will refuse what is no picture."""
+    for mark, layout, start in _HEADERS:
+        if data.startswith(mark) and len(data) >= start + struct.calcsize(layout):
+            width, height = struct.unpack_from(layout, data, start)
+            return abs(width * height)
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.width * picture.height
+    except Image.DecompressionBombError:
+        return MAX_PIXELS + 1
+    except Exception:  # Pillow raises anything at all on broken files
+        return 0
 
 
 def explain_refusal(pictures: list[bytes], message: str) -> str:
@@ -62,5 +74,5 @@ def explain_refusal(pictures: list[bytes], message: str) -> str:
     for number, data in enumerate(pictures):
         if not data.startswith(_MARKS):
             what = f"{len(data)} bytes that begin with {bytes(data[:12])!r}" if data else "empty"
-            return f"picture {number} is no picture that this model decodes: {what}; expected {FORMATS} ({message})"
+            return f"picture {number} is no picture that this model decodes: {what}; expected {FORMATS}"
     return f"{message}; expected pictures that are whole, in {FORMATS}" if pictures else message

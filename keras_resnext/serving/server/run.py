@@ -2,49 +2,66 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from ...model_base import find_models
 from .options import ServeOptions
 
+logger = logging.getLogger(__name__)
+
 MISSING = "serving needs Starlette, Uvicorn and orjson ({}): pip install 'keras_resnext[serve]'"
 BACKLOG = 2048
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MOST_FILES = 65536
 
 
-def serve(base: str | os.PathLike[str], options: ServeOptions, tell: Callable[[str], None] = print) -> None:
+def serve(
+    base: str | os.PathLike[str],
+    options: ServeOptions,
+    tell: Callable[[str], None] = print,
+    importing: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+) -> None:
     """Serves the models of `base` until SIGTERM or SIGINT, then lets running requests end.
 
     Args:
         base: a folder of models, of one model's versions, or one version.
         options: limits.
-        tell: called with lines for the user: what is served and where.
+        tell: called with lines for the user: where the server is.
+        importing: a block within which TensorFlow is imported, such as one that hides its greetings.
 
     Raises:
         ImportError: the extra `serve` is not installed, or for gRPC the extra `grpc`.
         FileNotFoundError, ValueError: no models there, or none that loads.
         OSError: the address cannot be listened on.
     """
-    check_installed()
-    find_models(base)  # before TensorFlow is loaded
+    check_installed(options)
+    find_models(base)  # what is wrong should be told before TensorFlow is loaded
     with contextlib.closing(_listen(options)) as listener:
+        if options.host not in LOOPBACK and options.api_key is None:
+            logger.warning("everybody who reaches %s can ask; --api-key keeps strangers out", options.host)
+        with importing():
+            import tensorflow  # noqa: F401
         asyncio.run(_serve(Path(base).absolute(), options, listener, tell))
 
 
-def check_installed() -> None:
-    """Raises ImportError, with what to install, where the extra is missing."""
+def check_installed(options: ServeOptions) -> None:
+    """Raises ImportError, with what to install, where an extra is missing."""
     try:
         import orjson  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise ImportError(MISSING.format(error)) from error
+    if options.grpc_port is not None and importlib.util.find_spec("tensorflow_serving") is None:
+        raise ImportError("--grpc-port needs tensorflow-serving-api: pip install 'keras_resnext[grpc]'")
 
 
 async def _serve(base: Path, options: ServeOptions, listener: socket.socket, tell: Callable[[str], None]) -> None:

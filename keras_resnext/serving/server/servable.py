@@ -22,15 +22,16 @@ class Servable:
 
     Args:
         path: folder of the version.
+        timeout: seconds after which a run is broken off.
 
     Raises:
         ValueError: it does not load, or fails a request that it carries for warming up.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, timeout: float) -> None:
         import tensorflow as tf
 
-        self.path = path
+        self.path, self._timeout = path, timeout
         self._lock = threading.Lock()
         self._calls: dict[str, Callable[..., list[Array]]] = {}
         self._session = tf.compat.v1.Session(graph=tf.Graph())
@@ -73,15 +74,17 @@ class Servable:
         return {name: np.asarray(value) for name, value in zip(signature.outputs, values, strict=True)}
 
     def _call(self, signature: Signature) -> Callable[..., list[Array]]:
+        from tensorflow.core.protobuf import config_pb2
+
         with self._lock:
             if signature.name not in self._calls:
-                fetches = [spec.tensor for spec in signature.outputs.values()]
-                feeds = [spec.tensor for spec in signature.inputs.values()]
-                graph = self._session.graph
-                self._calls[signature.name] = self._session.make_callable(
-                    [graph.get_tensor_by_name(name) for name in fetches],
-                    [graph.get_tensor_by_name(name) for name in feeds],
+                options = config_pb2.CallableOptions(
+                    feed=[spec.tensor for spec in signature.inputs.values()],
+                    fetch=[spec.tensor for spec in signature.outputs.values()],
+                    run_options=config_pb2.RunOptions(timeout_in_ms=max(int(self._timeout * 1e3), 1)),
                 )
+                # The public make_callable takes no timeout, or builds a dictionary of feeds for every call.
+                self._calls[signature.name] = self._session._make_callable_from_options(options)
             return self._calls[signature.name]
 
     def close(self) -> None:

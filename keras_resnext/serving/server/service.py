@@ -27,7 +27,7 @@ class Service:
     def __init__(self, base: Path, options: ServeOptions) -> None:
         self.options = options
         self.metrics = Metrics()
-        self.models = Models(base, options.poll)
+        self.models = Models(base, options.poll, options.request_timeout)
         self.batcher = Batcher(
             self.models,
             self.metrics,

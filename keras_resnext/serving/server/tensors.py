@@ -349,7 +349,7 @@ def _jsonable(name: str, array: Array) -> Any:
             for number in array.ravel()
         ]
         return _nested(values, array.shape)
-    return np.ascontiguousarray(array)
+    return array[()] if array.ndim == 0 else np.ascontiguousarray(array)
 
 
 def _nested(values: list[Any], shape: tuple[int, ...]) -> Any:

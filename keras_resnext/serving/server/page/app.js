@@ -152,7 +152,7 @@ function tell(item) {
   const [label, score] = item.state === "done" ? [item.outputs.top_labels[0], item.outputs.top_scores[0]] : [];
   say(
     $("status"),
-    item.state === "done" ? `${item.file.name}: ${label}, ${format.percent(score)}` : `${item.file.name}: ${item.error}`,
+    item.state === "done" ? `${item.file.name}: ${label}, ${format.percent(score)}` : `${item.file.name}: not classified`,
   );
 }
 
@@ -189,7 +189,7 @@ function renderChosen() {
   }
   $("caption").textContent = item.file.name;
   say($("error"), item.state === "failed" ? item.error : "");
-  $("result").hidden = item.state === "failed";
+  $("result").hidden = $("heat").hidden = item.state === "failed";
   $("stage").setAttribute("aria-busy", String(item.state === "waiting"));
   if (item.state === "waiting" && !item.outputs) {
     $("best").textContent = "…";

@@ -37,7 +37,7 @@ function colour(heat) {
     for (let i = 0; i < 3; i++) {
       pixels.data[4 * place + i] = STOPS[low][i] + (at - low) * (STOPS[low + 1][i] - STOPS[low][i]);
     }
-    pixels.data[4 * place + 3] = 255 * (0.35 + 0.65 * value);
+    pixels.data[4 * place + 3] = 255 * (0.2 + 0.8 * value);
   });
   small.getContext("2d").putImageData(pixels, 0, 0);
   return small;
