@@ -13,10 +13,12 @@ import numpy as np
 from .metrics import Metrics
 from .models import Models, Version
 from .pictures import MAX_PIXELS, count_pixels, find_pictures
-from .servable import Servable
+from .servable import Servable, release_memory
 from .signature import Signature
 from .status import RequestError
 from .tensors import Array
+
+LARGE = 1 << 24  # pixels of encoded pictures in a request, after which memory is given back
 
 Arrays = dict[str, Array]
 Key = tuple[Any, ...]
@@ -183,6 +185,9 @@ def run_batch(
             return [_run_pieces(servable, signature, batch[0], max_batch)]
         except RequestError as error:
             return [error]
+        finally:
+            if batch[0].pixels > LARGE:
+                release_memory()
     joined = {name: np.concatenate([job.arrays[name] for job in batch]) for name in signature.inputs}
     try:
         outputs = servable.run(signature, joined)

@@ -92,12 +92,12 @@ class Servable:
         self._calls.clear()
         self._session.close()
         del self._session
+        gc.collect()
         release_memory()
 
 
 def release_memory() -> None:
-    """Gives what is free back to the system: the C library keeps the holes that a large model leaves."""
-    gc.collect()
+    """Gives what is free back to the system: the C library keeps the holes that a large model or picture leaves."""
     with contextlib.suppress(OSError, AttributeError):  # another C library than GNU's
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
