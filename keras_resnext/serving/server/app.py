@@ -33,6 +33,7 @@ HEADERS = {
         "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
     ),
+    "cache-control": "no-cache",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
@@ -45,11 +46,18 @@ def create_app(service: Service) -> Any:
 
     async def interface(request: Request) -> Response:
         started = time.perf_counter()
+        unread = _has_body(request.headers)
+
+        async def receive() -> Any:
+            nonlocal unread
+            message = await request.receive()
+            unread = bool(message.get("more_body"))
+            return message
+
         try:
-            body = await rest.answer(request.method, request.url.path, request.headers, request.receive)
+            body = await rest.answer(request.method, request.scope["path"], request.headers, receive)
         except RequestError as error:
-            kind = RefusedBody if error.http_status in (408, 413, 415, 503) else Response
-            return _error(error, kind)
+            return _error(error, RefusedBody if unread else Response)
         timing = {"server-timing": f"total;dur={(time.perf_counter() - started) * 1e3:.2f}"}
         return Response(body, media_type="application/json", headers=timing)
 
@@ -57,7 +65,7 @@ def create_app(service: Service) -> Any:
         return PlainTextResponse(service.metrics.render(service.gauges()))
 
     async def page(_: Request) -> Response:
-        return FileResponse(PAGE / "index.html", headers={"cache-control": "no-cache"})
+        return FileResponse(PAGE / "index.html")
 
     async def not_there(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -103,7 +111,8 @@ def create_app(service: Service) -> Any:
         try:
             gate.check(Headers(scope=scope), key=not public)
         except RequestError as error:
-            await _error(error, RefusedBody)(scope, receive, sending)
+            kind = RefusedBody if _has_body(Headers(scope=scope)) else Response
+            await _error(error, kind)(scope, receive, sending)
             return
         await app(scope, receive, sending)
 
@@ -124,6 +133,10 @@ class RefusedBody(Response):
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(_discard(receive), LINGER)
         await send({"type": "http.response.body", "body": b""})
+
+
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
 async def _discard(receive: Any) -> None:

@@ -32,7 +32,7 @@ class Version:
     error: str = ""
     servable: Servable | None = None
     users: int = 0
-    attempts: int = 0
+    attempts: int = 0  # to load it that failed
     unused: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -123,7 +123,10 @@ class Models:
         """Looks for versions until it is cancelled."""
         while True:
             await asyncio.sleep(self.poll)
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:  # nobody could foresee it, and what is served should not grow stale for it
+                logger.exception("looking at %s failed", self.base)
 
     async def refresh(self) -> None:
         """One look at the base: loads what is new and, when that answers, unloads what is no longer wanted."""
@@ -143,7 +146,7 @@ class Models:
         for number in sorted(wanted):
             path, stamp = found.versions[number]
             old = model.versions.get(number)
-            if old is not None and old.stamp == stamp and (old.state != "END" or 0 < old.attempts >= RETRIES):
+            if old is not None and old.stamp == stamp and (old.state != "END" or old.attempts >= RETRIES):
                 continue
             same = old is not None and old.stamp == stamp
             new = Version(model.name, number, path, stamp, attempts=old.attempts if old and same else 0)
@@ -175,7 +178,7 @@ class Models:
             if replaces and old is not None:
                 old.stamp = new.stamp  # not again until its files change again
             return
-        new.state = "AVAILABLE"
+        new.state, new.attempts = "AVAILABLE", 0
         model.versions[new.number] = new
         logger.info("version %s of %s is available", new.number, new.model)
         if replaces and old is not None:

@@ -1,14 +1,16 @@
-"""Uvicorn's HTTP connection, with the limits that it lacks: for the time a request's head takes, and for connections.
+"""Uvicorn's HTTP connection, with the limits that it lacks: on the time for heads and for answers, and on connections.
 
 Uvicorn times nothing before a request's head is complete: a client that sends a byte a minute keeps its connection for
-ever. Here a connection that has no complete head after `head_timeout` is closed, and beyond `connections` the one that
-has been silent longest.
+ever. Here a connection that has no complete head after `head_timeout` is closed, and one whose client does not take its
+answer; and beyond `connections` the one that has been silent longest.
 """
 
 import asyncio
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+UNTAKEN = 60.0  # seconds for a client to take an answer that is too large for the system's buffers
 
 
 class LimitedProtocol(H11Protocol):
@@ -37,6 +39,14 @@ class LimitedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._head_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._untaken = self.loop.call_later(UNTAKEN, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._untaken.cancel()
 
     def _watch(self) -> None:
         answering = self.cycle is not None and not self.cycle.response_complete

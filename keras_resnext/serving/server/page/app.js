@@ -17,7 +17,7 @@ let batchStarted = 0;
 let explaining = 0; // the number of the explanation that is wanted; older ones come too late
 
 const format = {
-  percent: (value) => `${(100 * value).toFixed(value > 0.9995 || value < 0.0005 ? 2 : 1)} %`,
+  percent: (value) => (value < 0.0001 ? "< 0.01 %" : `${(100 * value).toFixed(value > 0.9995 || value < 0.0005 ? 2 : 1)} %`),
   ms: (value) => (value === null ? "–" : `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`),
 };
 
@@ -229,8 +229,9 @@ function renderStrip() {
       image.classList.remove("broken", "tiny");
     }
     row.querySelector(".card-name").textContent = item.file.name;
-    const best = { done: () => `${item.outputs.top_labels[0]}  ${format.percent(item.outputs.top_scores[0])}`, failed: () => "failed", waiting: () => "…" };
-    row.querySelector(".card-best").textContent = best[item.state]();
+    const best = { done: item.outputs?.top_labels?.[0], failed: "failed", waiting: "…" }[item.state];
+    row.querySelector(".card-best").textContent = best;
+    row.querySelector(".card-score").textContent = item.state === "done" ? format.percent(item.outputs.top_scores[0]) : "";
     row.firstElementChild.setAttribute("aria-pressed", String(item === chosen));
     row.firstElementChild.dataset.place = i;
   });

@@ -2,6 +2,7 @@
 
 const STOPS = [[42, 13, 92], [85, 15, 109], [138, 34, 106], [186, 54, 85], [227, 89, 51], [249, 140, 10], [252, 255, 164]];
 const WIDEST = 640; // pixels of the canvas
+const TINY = 64;
 
 export async function loadPicture(base64) {
   const image = new Image();
@@ -16,7 +17,7 @@ export function draw(canvas, picture, heat, opacity) {
   canvas.height = picture.height * scale;
   canvas.style.setProperty("--ratio", picture.width / picture.height);
   const context = canvas.getContext("2d");
-  context.imageSmoothingEnabled = scale < 4; // tiny pictures stay pixels
+  context.imageSmoothingEnabled = Math.max(picture.width, picture.height) >= TINY; // smaller ones stay pixels
   context.drawImage(picture, 0, 0, canvas.width, canvas.height);
   context.imageSmoothingEnabled = true;
   context.imageSmoothingQuality = "high";
