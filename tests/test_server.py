@@ -1,5 +1,6 @@
 """The development server as its users meet it: real processes on loopback, asked by both clients and raw."""
 
+import asyncio
 import base64
 import contextlib
 import gzip
@@ -124,8 +125,12 @@ def save_slow(path: Path) -> None:
     def whole(x):
         return {"total": tf.math.log(tf.reduce_sum(x))}
 
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.float32, "x")])
+    def first(x):
+        return {"y": x[: tf.minimum(1, tf.shape(x)[0])]}
+
     module = tf.Module()
-    signatures = {"serving_default": slow, "grad_cam": explained, "two": two, "whole": whole}
+    signatures = {"first": first, "serving_default": slow, "grad_cam": explained, "two": two, "whole": whole}
     tf.saved_model.save(module, str(path), signatures=signatures)
 
 
@@ -310,6 +315,33 @@ def test_what_waits_together_runs_together_and_a_broken_picture_fails_alone(plai
     after = rows()
     assert after[0] - before[0] == 16
     assert after[1] - before[1] < 16, "some went together"
+
+
+@pytest.fixture(scope="module")
+def jobs():
+    """A function that makes jobs of the rows `x`, as requests do."""
+    from keras_resnext.serving.server.batching import Job
+
+    loop = asyncio.new_event_loop()
+    yield lambda *xs: [Job({"x": np.array(x, "float32")}, len(x), 0, 0.0, loop.create_future()) for x in xs]
+    loop.close()
+
+
+def test_answers_of_a_joined_batch_are_each_ones_own(base, jobs):
+    from keras_resnext.serving.server.batching import run_batch
+    from keras_resnext.serving.server.servable import Servable
+
+    servable = Servable(base / "slow" / "1", 0.3)
+    plain, odd = servable.signature("serving_default"), servable.signature("first")
+    found = run_batch(servable, plain, jobs([0, 0.001], [0.002], [0.003] * 3), 16)
+    assert [result["y"].tolist() for result in found] == [pytest.approx(x) for x in ([0, 0.001], [0.002], [0.003] * 3)]
+    found = run_batch(servable, odd, jobs([1, 2], [3], [4, 5]), 16)
+    assert [result["y"].tolist() for result in found] == [[1], [3], [4]], "outputs that promise rows and have others"
+    started = time.monotonic()
+    found = run_batch(servable, plain, jobs([1000], [1000], [1000], [1000]), 16)
+    assert [error.code for error in found] == ["DEADLINE_EXCEEDED"] * 4
+    assert time.monotonic() - started < 1, "it is not tried again in halves"
+    servable.close()
 
 
 # ---- what does not ----

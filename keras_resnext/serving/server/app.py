@@ -18,10 +18,10 @@ from starlette.staticfiles import StaticFiles
 
 from .limits import Gate
 from .metrics import PATH
+from .responses import dump
 from .rest import Rest
 from .service import Service
 from .status import RequestError
-from .tensors import dump
 
 logger = logging.getLogger(__name__)
 

@@ -191,12 +191,17 @@ def run_batch(
     joined = {name: np.concatenate([job.arrays[name] for job in batch]) for name in signature.inputs}
     try:
         outputs = servable.run(signature, joined)
-    except RequestError:
+    except RequestError as error:
+        if error.code in ("DEADLINE_EXCEEDED", "CANCELLED"):  # which would take as long again, for each half
+            return [error] * len(batch)
         half = len(batch) // 2
         return [
             *run_batch(servable, signature, batch[:half], max_batch),
             *run_batch(servable, signature, batch[half:], max_batch),
         ]
+    rows = sum(job.rows for job in batch)
+    if any(len(array) != rows for array in outputs.values()):  # a signature that promised rows and gives others
+        return [result for job in batch for result in run_batch(servable, signature, [job], max_batch)]
     results: list[Arrays | RequestError] = []
     start = 0
     for job in batch:

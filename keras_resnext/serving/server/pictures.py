@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from PIL import Image
 
+from .responses import BYTES_SUFFIX
 from .signature import CLASSIFY, Signature
 from .status import invalid
-from .tensors import BYTES_SUFFIX, Array
+from .tensors import Array
 
 MAX_PIXELS = 178_956_970  # as in the graphs of export.pictures, which importing would load Keras for
 FORMATS = "JPEG, PNG, GIF or BMP"

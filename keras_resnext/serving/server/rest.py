@@ -7,19 +7,12 @@ from typing import Any
 
 from .limits import Bodies, Body, Receive
 from .models import Version
+from .requests import parse_json, read_examples, read_inputs, read_signature_name
+from .responses import dump, write_classifications, write_outputs
 from .servable import Servable
 from .service import Service
 from .signature import REGRESS
 from .status import invalid
-from .tensors import (
-    dump,
-    parse_json,
-    read_examples,
-    read_inputs,
-    read_signature_name,
-    write_classifications,
-    write_outputs,
-)
 
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(_MODEL + r":(?P<call>classify|regress|predict|explain)", re.IGNORECASE)
