@@ -132,6 +132,8 @@ def save_slow(path: Path) -> None:
     module = tf.Module()
     signatures = {"first": first, "serving_default": slow, "grad_cam": explained, "two": two, "whole": whole}
     tf.saved_model.save(module, str(path), signatures=signatures)
+    facts = {"image_size": [8, 12], "preprocessing": {"resize": 12, "interpolation": "bilinear"}}
+    (path / "manifest.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -535,7 +537,9 @@ def test_explain_is_grad_cam_of_the_keras_model(plain, model):
     seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["picture"]["b64"]))))
     assert (seen == IMAGES[0]).all()
     assert plain.ask(f"{NET}/versions/1:explain", {"image_bytes": b64(PNG)})[1]["class"]["index"] in range(CLASSES)
-    assert plain.ask(f"{SLOW}:explain", {"image_bytes": b64(PNG)})[1]["heat"] == [[1.0] * 3] * 2
+    answer = plain.ask(f"{SLOW}:explain", {"image_bytes": b64(PNG)})[1]
+    assert answer["heat"] == [[1.0] * 3] * 2
+    assert Image.open(io.BytesIO(base64.b64decode(answer["picture"]["b64"]))).size == (12, 8)
 
 
 # ---- limits ----

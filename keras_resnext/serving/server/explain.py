@@ -87,7 +87,12 @@ class Explainer:
         data = np.empty(1, object)
         data[0] = picture
         heat = servable.run(signature, dict.fromkeys(signature.inputs, data))["heat"][0]
-        return {"source": "signature", "heat": np.ascontiguousarray(heat, "float32"), "layers": [], "picture": None}
+        return {
+            "source": "signature",
+            "layers": [],
+            "picture": _seen_by_export(version, picture),
+            "heat": np.ascontiguousarray(heat, "float32"),
+        }
 
     def _from_keras(
         self, version: Version, servable: Servable, picture: bytes, document: dict[str, Any]
@@ -132,6 +137,24 @@ class Explainer:
 
     def close(self) -> None:
         self._pool.shutdown()
+
+
+def _seen_by_export(version: Version, picture: bytes) -> dict[str, str] | None:
+    """The picture as an export says that it crops it; None where it says nothing."""
+    from ...preprocessing import load_image
+
+    manifest = read_manifest(version.path)
+    size, recorded = manifest.get("image_size"), manifest.get("preprocessing")
+    if not size or not isinstance(recorded, dict):
+        return None
+    try:
+        height, width = map(int, size)
+        pixels = load_image(
+            picture, (height, width), resize=recorded["resize"], interpolation=recorded["interpolation"]
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise invalid(f"the picture cannot be shown as the model sees it: {error}") from None
+    return {"b64": _png(pixels)}
 
 
 def _load(version: Version) -> Any:

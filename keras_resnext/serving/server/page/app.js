@@ -43,7 +43,6 @@ function currentVersion() {
 async function refresh() {
   try {
     models = await listModels();
-    say($("notice"), models.length ? "" : "This server has no model.");
   } catch (error) {
     say($("notice"), error.message);
     return;
@@ -61,8 +60,12 @@ function showVersions() {
     ...Object.entries(model?.labels ?? {}).map(([label, number]) => [`/labels/${encodeURIComponent(label)}`, `${label} (${number})`]),
   ]);
   const version = currentVersion();
-  const lacks = version && !version.signatures.includes("serving_bytes");
-  if (lacks) say($("notice"), `This version takes no picture files: it lacks the signature serving_bytes and has ${version.signatures.join(", ")}.`);
+  let text = models.length ? "" : "This server has no model.";
+  if (models.length && !version) text = "No version of this model is available.";
+  if (version && !version.signatures.includes("serving_bytes")) {
+    text = `This version takes no picture files: it lacks the signature serving_bytes and has ${version.signatures.join(", ")}.`;
+  }
+  say($("notice"), text);
   showHeatSource();
 }
 
@@ -125,6 +128,7 @@ async function classify(item) {
     if (!outputs.top_labels) throw new ApiError("This model gives features, not classes.", 0);
     Object.assign(item, { state: "done", outputs, server, trip, version: version?.version ?? "" });
   } catch (error) {
+    if (path !== currentPath()) return;
     Object.assign(item, { state: "failed", error: error.message });
   }
   if (item === chosen) {
@@ -359,13 +363,11 @@ $("clear").addEventListener("click", () => {
 $("model").addEventListener("change", () => {
   $("version").replaceChildren();
   $("layer").replaceChildren();
-  say($("notice"), "");
   showVersions();
   again();
 });
 $("version").addEventListener("change", () => {
   $("layer").replaceChildren();
-  say($("notice"), "");
   showVersions();
   again();
 });

@@ -12,12 +12,14 @@ export async function loadPicture(base64) {
 }
 
 export function draw(canvas, picture, heat, opacity) {
-  const scale = Math.max(1, Math.floor(WIDEST / Math.max(picture.width, picture.height)));
-  canvas.width = picture.width * scale;
-  canvas.height = picture.height * scale;
-  canvas.style.setProperty("--ratio", picture.width / picture.height);
+  const { naturalWidth: width, naturalHeight: height } = picture;
+  const largest = Math.max(width, height);
+  const scale = largest > WIDEST ? WIDEST / largest : Math.floor(WIDEST / largest);
+  canvas.width = Math.max(1, width * scale);
+  canvas.height = Math.max(1, height * scale);
+  canvas.style.setProperty("--ratio", width / height);
   const context = canvas.getContext("2d");
-  context.imageSmoothingEnabled = Math.max(picture.width, picture.height) >= TINY; // smaller ones stay pixels
+  context.imageSmoothingEnabled = largest >= TINY; // smaller ones stay pixels
   context.drawImage(picture, 0, 0, canvas.width, canvas.height);
   context.imageSmoothingEnabled = true;
   context.imageSmoothingQuality = "high";
