@@ -20,6 +20,7 @@ pytest.importorskip("tensorflow")
 pytest.importorskip("uvicorn")
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
+expect.set_options(timeout=30_000)  # the first Grad-CAM waits for the server to load Keras
 if keras.backend.backend() != "tensorflow":
     pytest.skip("export needs the TensorFlow backend", allow_module_level=True)
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -88,7 +89,7 @@ def open_page(browser):
         context = browser.new_context(viewport=viewport, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(30_000)
         page.on("request", lambda request: _check_address(request.url, server.address, problems))
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda message: _check_console(message, allowed, problems))
@@ -265,7 +266,7 @@ def test_models_and_versions(server, base, open_page):
     expect(page.get_by_label("Show Grad-CAM")).to_be_enabled()
     shutil.copytree(base / "net" / "1", base / "net" / ".new")
     (base / "net" / ".new").rename(base / "net" / "2")
-    expect(page.get_by_label("Version")).to_contain_text("newest (2)", timeout=20_000)
+    expect(page.get_by_label("Version")).to_contain_text("newest (2)")
     assert page.locator("#version option").all_inner_texts() == ["newest (2)", "2"]
 
 
