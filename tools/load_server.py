@@ -373,6 +373,7 @@ def run_throughput(base: Path, options: argparse.Namespace, size: int) -> Row:
                 servable.run(signature, {"image_bytes": data})
                 runs += 1
         rates[f"bare session, {count} at once"] = runs * count / options.throughput_seconds
+    servable.close()
     return {f"{name}, pictures a second": round(rate, 1) for name, rate in rates.items()}
 
 
