@@ -17,7 +17,6 @@ release = version = keras_resnext.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "command_line"]
 exclude_patterns = ["_extensions"]
-nitpicky = False
 
 # Markdown: headings can be linked to, and files of the repository outside of docs/ too.
 myst_heading_anchors = 3
@@ -25,6 +24,7 @@ myst_enable_extensions = ["colon_fence"]
 
 # Docstrings: code in single backticks, linked where it is a name of this package; Google's sections.
 default_role = "py:obj"
+smartquotes = False  # "imagenet" is something to type
 napoleon_use_ivar = True
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 autodoc_member_order = "bysource"

@@ -23,7 +23,8 @@ import yaml
 from keras_resnext import cli
 
 _BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>[^\n]+?) -->\n)?^```(?P<language>\w*|\{.*?)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"(?:^<!-- not run: (?P<reason>[^\n]+?) -->\n)?^```(?P<language>\w*|\{.*?)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 SHOWN = ("text",)  # trees, output: nothing that could run
 

@@ -1,7 +1,7 @@
 """The code of README and docs runs as it stands there, on small networks.
 
-What makes that quick: depths of 50, 101 and 152 mean one block a stage, recipes have two epochs of small pictures, there
-are 200 digits, and what is published comes from a server on loopback.
+What makes that quick: depths of 50, 101 and 152 mean one block a stage, recipes have one epoch of small pictures, there
+are 100 digits, and what is published comes from a server on loopback.
 """
 
 import re
@@ -33,7 +33,7 @@ BLOCKS = {page.relative_to(ROOT).as_posix(): code_blocks.read_blocks(page) for p
 RUN = [page for page, blocks in BLOCKS.items() if any(not block.reason and block.runs for block in blocks)]
 
 SMALL = {50: (1, 1, 1, 1), 101: (1, 1, 2, 1), 152: (1, 2, 2, 1)}
-DIGITS = 200
+DIGITS = 100
 
 
 @pytest.mark.parametrize("page", BLOCKS)
@@ -113,7 +113,7 @@ def desk(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         monkeypatch.setitem(BLOCKS_BY_DEPTH, depth, blocks)
     for name, recipe in RECIPES.items():
         size = min(recipe.augmentation.size, 64)
-        small = replace(recipe.shortened(2), batch_size=4, augmentation=replace(recipe.augmentation, size=size))
+        small = replace(recipe.shortened(1), batch_size=4, augmentation=replace(recipe.augmentation, size=size))
         monkeypatch.setitem(RECIPES, name, small)
     images, labels = digits.load_digits()
     for module in (digits, quickstart):

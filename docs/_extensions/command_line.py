@@ -1,6 +1,6 @@
 """A directive that documents the command line from its own parameters, so that the page cannot differ from --help.
 
-    .. command-line:: keras_resnext.cli:app
+.. command-line:: keras_resnext.cli:app
 """
 
 import importlib
