@@ -15,7 +15,8 @@ project = "keras_resnext"
 author = "The keras_resnext authors"
 release = version = keras_resnext.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "command_line"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions += ["command_line", "docstrings"]
 exclude_patterns = ["_extensions"]
 
 # Markdown: headings can be linked to, and files of the repository outside of docs/ too.
@@ -24,11 +25,11 @@ myst_enable_extensions = ["colon_fence"]
 
 # Docstrings: code in single backticks, linked where it is a name of this package; Google's sections.
 default_role = "py:obj"
-smartquotes = False  # "imagenet" is something to type
-napoleon_use_ivar = True
+smartquotes_action = "D"  # dashes; "imagenet" is something to type
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 add_module_names = False

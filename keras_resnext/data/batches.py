@@ -210,6 +210,14 @@ class ValidationBatches(keras.utils.PyDataset):
 
     The last batch is filled up with pictures of weight 0. Batches are (images float32 (n, size, size, 3) normalised,
     labels float32 (n, classes), weights float32 (n,)).
+
+    Args:
+        listing: pictures.
+        preprocessing: how they are resized, cropped and normalised.
+        size: height and width in pixels.
+        batch_size: pictures a batch, of all processes together.
+        shard: (i, n): this process takes the i-th of n equal parts of every batch.
+        workers: threads that read; default the number of processors.
     """
 
     def __init__(

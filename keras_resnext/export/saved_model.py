@@ -101,6 +101,9 @@ def export_version(
         tflite: whether to write `model.tflite` beside it, for servers with --prefer_tflite_model.
         pictures: files on which export and model are compared, beside random and handwritten ones.
         manifest: what else to write into `manifest.json`, such as source and accuracy.
+
+    Raises:
+        ValueError, FileExistsError, RuntimeError: as `export_saved_model`.
     """
     network, size = build_network(model, target, image_size)
     classes = classes_of(model)
