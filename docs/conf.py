@@ -51,7 +51,7 @@ def setup(app: Any) -> None:
 html_theme = "furo"
 html_title = f"keras_resnext {version}"
 html_copy_source = False
-html_show_sphinx = False
+html_show_sphinx = html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {

@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -91,6 +92,25 @@ def commands(code: str) -> Iterator[list[str]]:
             words = words[words.index("keras-resnext") + 1 :]
             ends = [i for i, word in enumerate(words) if word in ("&&", "||", "|", ";", ">", "&")]
             yield words[: min(ends, default=len(words))]
+
+
+def check_inline(text: str) -> None:
+    """The verbs and options that a page's text names in backticks are there."""
+    group = typer.main.get_command(cli.app)
+    options = {name: _options(command) for name, command in group.commands.items()}
+    for code in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        words = code.split()
+        given = {word.partition("=")[0] for word in words if re.match(r"--[a-z][a-z-]+$", word.partition("=")[0])}
+        if words[0].startswith("--"):
+            assert given <= set().union(*options.values()), code
+        elif words[0] == "keras-resnext" and len(words) > 1 and not words[1].startswith("--"):
+            assert given <= options[words[1]], code
+
+
+def _options(command: Any) -> set[str]:
+    """Those of a command and of the commands in it."""
+    own = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    return own.union({"--help"}, *map(_options, getattr(command, "commands", {}).values()))
 
 
 def check_options(arguments: list[str]) -> None:

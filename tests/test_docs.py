@@ -41,6 +41,7 @@ def test_code_is_valid(page: str) -> None:
     """Syntax, and the options of commands, where a block is not run too."""
     for block in BLOCKS[page]:
         code_blocks.check(block)
+    code_blocks.check_inline((ROOT / page).read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow

@@ -7,10 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import keras_resnext
+from keras_resnext.cli import app
 
 DOCS = Path(__file__).parents[1] / "docs"
 LOADS = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"([^\"]+)|<link\b[^>]*\bhref=\"([^\"]+)")
@@ -54,10 +57,14 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
 
 
 def test_every_command_is_in_the_reference(site: Path) -> None:
-    from keras_resnext.cli import app
-
     page = (site / "api" / "command_line.html").read_text(encoding="utf-8")
-    for command in app.registered_commands:
-        verb = command.name or command.callback.__name__
-        assert f'id="keras-resnext-{verb}"' in page, verb
-    assert "--crop-padding" in page
+
+    def check(command: Any, path: str) -> None:
+        for name, inner in getattr(command, "commands", {}).items():
+            check(inner, f"{path}-{name}")
+        if not hasattr(command, "commands"):
+            assert f'id="{path}"' in page, path
+            for parameter in command.params:
+                assert all(option in page for option in parameter.opts if option != "--help"), parameter.opts
+
+    check(typer.main.get_command(app), "keras-resnext")
