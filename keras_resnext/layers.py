@@ -51,7 +51,7 @@ def resolve_lowering(lowering: str, groups: int) -> str:
 
     CPUs have no fast grouped kernel in TensorFlow or XLA. Training steps of ResNeXt-50 32x4d on 2 AVX2 cores: through
     Keras's XLA wrapper on TensorFlow 85 s, merged about 3 s (batch 8, 224x224); on JAX 8.0 s grouped, 0.64 s merged
-    (batch 2, 96x96, tools/benchmark/lowerings.py). GPU libraries and PyTorch have grouped kernels; not measured here.
+    (batch 2, 96x96). GPU libraries and PyTorch have grouped kernels; not measured here.
     """
     if lowering != "auto":
         return lowering

@@ -15,7 +15,7 @@ def draw_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     """Writes a PNG of loss, top-1, top-5 and learning rate by epoch; what was not measured has no panel."""
     panels = [("loss", "loss"), ("top1", "top-1"), ("top5", "top-5"), ("learning_rate", "learning rate")]
     panels = [(name, title) for name, title in panels if any(name in row for row in history)]
-    figure = _figure((4.2 * len(panels), 3.6))
+    figure = new_figure((4.2 * len(panels), 3.6))
     epochs = [row["epoch"] for row in history]
     for axis, (name, title) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         for kind, key in (("training", name), ("validation", f"val_{name}")):
@@ -38,7 +38,7 @@ def draw_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
 
 def draw_schedule(path: Path, rates: np.ndarray, steps_per_epoch: int) -> None:
     """Writes a PNG of the learning rate of every step (n,)."""
-    figure = _figure((7, 3.6))
+    figure = new_figure((7, 3.6))
     axis = figure.subplots()
     axis.plot(np.arange(len(rates)) / steps_per_epoch, rates, color=_COLOURS["training"])
     axis.set(title="Learning rate", xlabel="epoch")
@@ -50,7 +50,7 @@ def draw_batch(path: Path, images: np.ndarray, titles: Sequence[str]) -> None:
     """Writes a PNG of pictures (n, height, width, 3) uint8, up to 8 in a row, with their classes."""
     columns = min(8, len(images))
     rows = -(-len(images) // columns)
-    figure = _figure((1.7 * columns, 1.95 * rows))
+    figure = new_figure((1.7 * columns, 1.95 * rows))
     axes = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
     for axis in axes:
         axis.axis("off")
@@ -60,7 +60,8 @@ def draw_batch(path: Path, images: np.ndarray, titles: Sequence[str]) -> None:
     save_figure(figure, path)
 
 
-def _figure(size: tuple[float, float]) -> Any:
+def new_figure(size: tuple[float, float]) -> Any:
+    """A figure of (width, height) in inches, which needs no screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -33,8 +33,8 @@ class Agreement:
     Attributes:
         library: whose network ran the PyTorch file, "torchvision" or "timm".
         outputs: what was compared, "logits" or "pooled features".
-        largest_difference: max |a - b|.
-        relative_difference: the same over max |b|, b being PyTorch's.
+        largest_difference: `max |a - b|`.
+        relative_difference: the same over `max |b|`, b being PyTorch's.
     """
 
     library: str

@@ -25,7 +25,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from tests.serving_session import DTYPES, STRING, Arrays, Session, SessionError
+from keras_resnext.benchmark.saved_model_session import DTYPES, STRING, Arrays, Session, SessionError
 
 HTTP_STATUS = {3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 9: 400, 11: 400, 13: 500, 14: 503}  # by status code
 INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION = 3, 5, 9

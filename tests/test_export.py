@@ -13,10 +13,9 @@ import pytest
 from PIL import Image
 
 from keras_resnext import ResNeXt, preprocess_input
+from keras_resnext.benchmark.saved_model_session import SessionError, run_session
 from keras_resnext.export import export_saved_model
 from keras_resnext.preprocessing import load_image
-
-from .serving_session import SessionError, run_session
 
 tf = pytest.importorskip("tensorflow")
 if keras.backend.backend() != "tensorflow":

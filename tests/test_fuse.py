@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from keras_resnext import ResNeXt
+from keras_resnext.benchmark.saved_model_session import SessionError, run_session
 from keras_resnext.export import export_saved_model, fuse
 from keras_resnext.export.fuse import InferenceConv2D, fastest_lowering
 from tests.support import randomise, relative_error
-
-from .serving_session import SessionError, run_session
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("export needs the TensorFlow backend", allow_module_level=True)

@@ -125,6 +125,7 @@ ALLOWED = {
     "evaluation": {"classifier", "data", "evaluation_plots", "files", "metrics", "runtimes"},
     "digits": set(),
     "quickstart": {"digits", "model", "preprocessing", "export"},
+    "benchmark": {"architectures", "benchmark", "complexity", "files", "plots"},
 }
 
 

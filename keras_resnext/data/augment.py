@@ -94,34 +94,44 @@ class Augmentation:
         return bool(self.random_erasing or self.mixup or self.cutmix)
 
 
-def crop_window(
-    draws: np.ndarray, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[int, int, int, int]:
-    """Where RandomResizedCrop cuts: (top, left, height, width) in pixels.
+def crop_windows(
+    draws: np.ndarray,
+    heights: np.ndarray | int,
+    widths: np.ndarray | int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> np.ndarray:
+    """Where RandomResizedCrop cuts pictures of these sizes: int64 (…, 4) of top, left, height, width in pixels.
 
     Ten tries of a random area and shape; where none fits, the largest crop in the middle that has an allowed shape
     (torchvision/transforms/transforms.py, RandomResizedCrop.get_params).
+
+    Args:
+        draws: (…, DRAWS) uniform numbers.
+        heights, widths: (…,) in pixels.
+        scale, ratio: `crop_scale` and `crop_ratio` of `Augmentation`.
     """
-    areas, shapes, tops, lefts = draws[: 4 * TRIES].reshape(4, TRIES)
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * areas)
+    whole_h, whole_w = np.asarray(heights), np.asarray(widths)
+    tries = draws[..., : 4 * TRIES].reshape(*draws.shape[:-1], 4, TRIES)
+    areas, shapes, tops, lefts = np.moveaxis(tries, -2, 0)
+    area = (whole_h * whole_w)[..., None] * (scale[0] + (scale[1] - scale[0]) * areas)
     low, high = np.log(ratio)
     shape = np.exp(low + (high - low) * shapes)
-    widths, heights = np.rint(np.sqrt(area * shape)), np.rint(np.sqrt(area / shape))
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    if fits.any():
-        i = int(fits.argmax())
-        h, w = int(heights[i]), int(widths[i])
-        return int(tops[i] * (height - h + 1)), int(lefts[i] * (width - w + 1)), h, w
-    h, w = height, width
-    if width / height < ratio[0]:
-        h = min(height, max(1, round(width / ratio[0])))
-    elif width / height > ratio[1]:
-        w = min(width, max(1, round(height * ratio[1])))
-    return (height - h) // 2, (width - w) // 2, h, w
+    w, h = np.rint(np.sqrt(area * shape)), np.rint(np.sqrt(area / shape))
+    fits = (w > 0) & (w <= whole_w[..., None]) & (h > 0) & (h <= whole_h[..., None])
+    first = fits.argmax(-1)[..., None]
+    top, left = np.floor(tops * (whole_h[..., None] - h + 1)), np.floor(lefts * (whole_w[..., None] - w + 1))
+    found = [np.take_along_axis(values, first, -1)[..., 0] for values in (top, left, h, w)]
+    middle_h = np.minimum(whole_h, np.maximum(1, np.rint(whole_w / ratio[0])))  # of pictures that are too narrow
+    middle_w = np.minimum(whole_w, np.maximum(1, np.rint(whole_h * ratio[1])))  # or too wide
+    middle = [(whole_h - middle_h) // 2, (whole_w - middle_w) // 2, middle_h, middle_w]
+    return np.where(fits.any(-1)[..., None], np.stack(found, -1), np.stack(middle, -1)).astype("int64")
 
 
 def recolour(picture: Image.Image, augmentation: Augmentation, seed: int) -> Image.Image:
     """Colour jitter and the policy, on an RGB picture."""
+    if not augmentation.recolours:
+        return picture
     rng = np.random.default_rng(seed)
     if any(augmentation.color_jitter):
         *reaches, hue = augmentation.color_jitter

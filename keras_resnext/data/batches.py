@@ -1,7 +1,7 @@
 """Batches of pictures for training and validation. Every batch is a function of seed and step, so any can be repeated.
 
 With TensorFlow installed they come from tf.data (`tf_batches.py`), else from `keras.utils.PyDataset` on threads. Both
-show the same pictures, by Pillow; random crops without antialiasing are TensorFlow's.
+show the same pictures; random crops without antialiasing are TensorFlow's alone.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..preprocessing import FILTERS, load_image, preprocess_input, resize_shorter_side
 from ..published import Preprocessing
-from .augment import DRAWS, Augmentation, crop_window, mix, recolour
+from .augment import DRAWS, Augmentation, crop_windows, mix, recolour
 from .listing import Listing
 
 ENGINES = ("auto", "tf.data", "python")
@@ -125,7 +125,8 @@ def training_batches(
     if resolve_engine(engine) == "tf.data":
         from .tf_batches import make_dataset
 
-        return make_dataset(listing, plan, augmentation, preprocessing, steps, read)
+        reads_files = not cache and listing.spans is None
+        return make_dataset(listing, plan, augmentation, preprocessing, steps, None if reads_files else read)
     if not antialiased(augmentation):
         raise ValueError("antialias=False needs engine='tf.data'; Pillow, engine='python', always antialiases")
     return _TrainingBatches(listing, plan, augmentation, preprocessing, steps, read, workers)
@@ -141,26 +142,33 @@ def resolve_engine(engine: str) -> str:
 
 
 def antialiased(augmentation: Augmentation) -> bool:
-    """Whether Pillow makes the pictures: all but random resized crops without antialiasing."""
+    """Whether Pillow resizes the pictures: all but random resized crops without antialiasing."""
     return augmentation.antialias or augmentation.crop_padding is not None
 
 
 def make_picture(data: bytes, draws: np.ndarray, seed: int, augmentation: Augmentation) -> np.ndarray:
     """One training picture by Pillow: uint8 (size, size, 3)."""
-    size, kind = augmentation.size, FILTERS[augmentation.interpolation]
+    return finish_crop(crop_picture(data, draws, augmentation), draws, seed, augmentation)
+
+
+def crop_picture(data: bytes, draws: np.ndarray, augmentation: Augmentation) -> Image.Image:
+    """The part of a picture that is shown, in RGB."""
     with Image.open(BytesIO(data)) as opened:
         picture = opened.convert("RGB")
     if augmentation.crop_padding is not None:
-        picture = square(picture, size, kind)
-        top, left = (int(draw * (2 * augmentation.crop_padding + 1)) for draw in draws[:2])
-        pad = augmentation.crop_padding
-        picture = picture.transform(
-            (size, size), Image.Transform.AFFINE, (1, 0, left - pad, 0, 1, top - pad), Image.Resampling.NEAREST
-        )
-    else:
-        window = crop_window(draws, picture.height, picture.width, augmentation.crop_scale, augmentation.crop_ratio)
-        top, left, height, width = window
-        picture = picture.crop((left, top, left + width, top + height)).resize((size, size), kind)
+        size, pad = augmentation.size, augmentation.crop_padding
+        picture = square(picture, size, FILTERS[augmentation.interpolation])
+        top, left = (int(draw * (2 * pad + 1)) for draw in draws[:2])
+        shifted = (1, 0, left - pad, 0, 1, top - pad)
+        return picture.transform((size, size), Image.Transform.AFFINE, shifted, Image.Resampling.NEAREST)
+    windows = crop_windows(draws, picture.height, picture.width, augmentation.crop_scale, augmentation.crop_ratio)
+    top, left, height, width = windows.tolist()
+    return picture.crop((left, top, left + width, top + height))
+
+
+def finish_crop(crop: Image.Image, draws: np.ndarray, seed: int, augmentation: Augmentation) -> np.ndarray:
+    """What follows the crop, by Pillow: uint8 (size, size, 3)."""
+    picture = crop.resize((augmentation.size, augmentation.size), FILTERS[augmentation.interpolation])
     if draws[-1] < augmentation.flip:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(recolour(picture, augmentation, seed))
@@ -210,6 +218,14 @@ class ValidationBatches(keras.utils.PyDataset):
 
     The last batch is filled up with pictures of weight 0. Batches are (images float32 (n, size, size, 3) normalised,
     labels float32 (n, classes), weights float32 (n,)).
+
+    Args:
+        listing: pictures.
+        preprocessing: how they are resized, cropped and normalised.
+        size: height and width in pixels.
+        batch_size: pictures a batch, of all processes together.
+        shard: (i, n): this process takes the i-th of n equal parts of every batch.
+        workers: threads that read; default the number of processors.
     """
 
     def __init__(

@@ -78,7 +78,7 @@ class Listing:
 
 
 def find_splits(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
-    """The training and the validation part of a data set: DIR/train and DIR/val, else all of it and None.
+    """The training and the validation part of a data set: PATH/train and PATH/val, else all of it and None.
 
     Folders are called as in `SPLITS`; TFRecords are told apart by the beginning of their names (`train-00000-of-…`), or
     by what follows the data set's name in tensorflow_datasets' (`cifar10-train.tfrecord-00000-of-…`). `tfds:NAME` is
@@ -129,7 +129,15 @@ def read_listing(path: str | os.PathLike[str], classes: Sequence[str] | None = N
 
 
 def split_listing(listing: Listing, share: float, seed: int) -> tuple[Listing, Listing]:
-    """Takes the same random `share` of each class away, at least one picture: (the others, those).
+    """Takes the same random share of each class away, at least one picture.
+
+    Args:
+        listing: all pictures.
+        share: of each class, between 0 and 1.
+        seed: of which ones.
+
+    Returns:
+        (the others, those taken away), with the same classes.
 
     Raises:
         ValueError: `share` is not between 0 and 1, or a class has too few pictures to be shared.

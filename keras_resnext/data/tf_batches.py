@@ -1,7 +1,11 @@
-"""Training batches by tf.data, on all processors: pictures by Pillow, without antialiasing by TensorFlow."""
+"""Training batches by tf.data, on all processors.
+
+TensorFlow reads and decodes: of a JPEG file only what the crop needs, which is a third faster than Pillow and gives the
+same values. Pillow resizes, three times as fast as TensorFlow's antialiasing; without antialiasing TensorFlow does, and
+then no picture waits for Python. Crops are drawn for whole batches: a call into Python takes 0.1 ms.
+"""
 
 from collections.abc import Callable
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -9,11 +13,14 @@ import tensorflow as tf
 from PIL import Image
 
 from ..published import Preprocessing
-from .augment import DRAWS, Augmentation, crop_window, mix, recolour
-from .batches import Plan, antialiased, make_picture
+from .augment import DRAWS, Augmentation, crop_windows, mix, recolour
+from .batches import Plan, antialiased, crop_picture, finish_crop, make_picture
 from .listing import Listing
 
 Tensor = Any
+
+# Around a crop, pixels that a JPEG's colours are interpolated with where they have half the resolution.
+MARGIN = 2
 
 
 def make_dataset(
@@ -22,68 +29,64 @@ def make_dataset(
     augmentation: Augmentation,
     preprocessing: Preprocessing,
     steps: range,
-    read: Callable[[int], bytes],
+    read: Callable[[int], bytes] | None,
 ) -> tf.data.Dataset:
-    """As `training_batches`; `read` gives the encoded picture of an index."""
+    """As `training_batches`; `read` gives the encoded picture of an index, None has TensorFlow read the files."""
     size, classes = augmentation.size, len(listing.classes)
     local = plan.batch_size // plan.shard[1]
+    files = np.array([b"" if read else file.encode(errors="surrogateescape") for file in listing.files])
+    finish = _by_pillow(augmentation) if antialiased(augmentation) else _by_tensorflow(augmentation)
     mean, std = (np.tile(np.asarray(values, np.float32), size) for values in (preprocessing.mean, preprocessing.std))
     scale, shift = 1 / std, -mean / std
 
-    def rows(number: np.ndarray) -> tuple[np.ndarray, ...]:
-        step = plan.step(int(number))
-        return step.indices, listing.labels[step.indices], step.draws, step.seeds
+    def choose(number: np.ndarray) -> tuple[np.ndarray, ...]:
+        indices = plan.step(int(number)).indices
+        return indices, files[indices]
 
     def expand(number: Tensor) -> tf.data.Dataset:
-        kinds = (tf.int64, tf.int64, tf.float64, tf.int64)
-        tensors = tf.numpy_function(rows, [number], kinds, stateful=False)
-        for tensor, rest in zip(tensors, ((), (), (DRAWS,), ()), strict=True):
-            tensor.set_shape((local, *rest))
-        return tf.data.Dataset.from_tensor_slices(tuple(tensors))
+        indices, paths = _numpy(
+            choose,
+            [number],
+            [((local,), tf.int64), ((local,), tf.string)],
+        )
+        return tf.data.Dataset.from_tensor_slices((indices, paths))
 
-    def encoded_file(index: np.ndarray) -> bytes:
-        return read(int(index))
+    def load(index: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
+        data = _numpy(lambda i: read(int(i)), [index], [((), tf.string)])[0] if read else tf.io.read_file(path)
+        if augmentation.crop_padding is not None:
+            return data, tf.zeros(3, tf.int32)
+        return data, tf.cond(tf.io.is_jpeg(data), lambda: tf.io.extract_jpeg_shape(data), lambda: tf.zeros(3, tf.int32))
 
-    def by_pillow(index: np.ndarray, draws: np.ndarray, seed: np.ndarray) -> np.ndarray:
-        return make_picture(read(int(index)), draws, int(seed), augmentation)
+    def draw(number: Tensor, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        def rows(i: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, ...]:
+            step = plan.step(int(i))
+            heights, widths = sizes.T
+            windows = crop_windows(step.draws, heights, widths, augmentation.crop_scale, augmentation.crop_ratio)
+            return windows.astype("int32"), listing.labels[step.indices], step.draws, step.seeds
 
-    def change_colours(array: np.ndarray, seed: np.ndarray) -> np.ndarray:
-        return np.asarray(recolour(Image.fromarray(array), augmentation, int(seed)))
+        data, shapes = batch
+        kinds = [((local, 4), tf.int32), ((local,), tf.int64), ((local, DRAWS), tf.float64), ((local,), tf.int64)]
+        return data, shapes, *_numpy(rows, [number, shapes[:, :2]], kinds)
 
-    def by_tensorflow(index: Tensor, draws: Tensor, seed: Tensor) -> Tensor:
-        picture = _crop(tf.numpy_function(encoded_file, [index], tf.string, stateful=False), draws, augmentation)
-        picture = tf.cond(draws[-1] < augmentation.flip, lambda: picture[:, ::-1], lambda: picture)
-        if augmentation.recolours:
-            picture = tf.cast(tf.round(tf.clip_by_value(picture, 0, 255)), tf.uint8)
-            picture = tf.numpy_function(change_colours, [picture, seed], tf.uint8, stateful=False)
-        return picture
-
-    def make(index: Tensor, label: Tensor, draws: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        if antialiased(augmentation):  # TensorFlow's own antialiasing takes three times as long as Pillow's
-            picture = tf.numpy_function(by_pillow, [index, draws, seed], tf.uint8, stateful=False)
-        else:
-            picture = by_tensorflow(index, draws, seed)
-        picture = tf.cast(tf.ensure_shape(picture, (size, size, 3)), tf.float32)
+    def make(
+        data: Tensor, shape: Tensor, window: Tensor, label: Tensor, draws: Tensor, seed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        picture = tf.cast(tf.ensure_shape(finish(data, shape, window, draws, seed), (size, size, 3)), tf.float32)
         # As rows of values, while the processor has them at hand: 0.3 ms a picture against 2.9 ms by the batch of 32.
         rows = tf.reshape(picture, (size, size * 3)) * scale + shift
         return tf.reshape(rows, (size, size, 3)), tf.one_hot(label, classes)
 
-    def finish(number: Tensor, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        images, labels = batch
-        if augmentation.mixes:
+    def blend(number: Tensor, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        shapes = [(tensor.shape, tf.float32) for tensor in batch]
+        return tuple(_numpy(lambda i, x, y: mix(x, y, augmentation, plan.step(int(i)).seed), [number, *batch], shapes))
 
-            def blend(i: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-                return mix(x, y, augmentation, plan.step(int(i)).seed)
-
-            shapes = images.shape, labels.shape
-            mixed = tf.numpy_function(blend, [number, images, labels], (tf.float32, tf.float32), stateful=False)
-            images, labels = (tf.ensure_shape(tensor, shape) for tensor, shape in zip(mixed, shapes, strict=True))
-        return images, labels
-
+    parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
     dataset = tf.data.Dataset.range(steps.start, steps.stop).flat_map(expand)
-    dataset = dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.batch(local, drop_remainder=True).enumerate(steps.start)
-    dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.map(load, **parallel).batch(local, drop_remainder=True)
+    dataset = dataset.enumerate(steps.start).map(draw).unbatch()
+    dataset = dataset.map(make, **parallel).batch(local, drop_remainder=True)
+    if augmentation.mixes:
+        dataset = dataset.enumerate(steps.start).map(blend, **parallel)
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = True
@@ -92,40 +95,77 @@ def make_dataset(
     return dataset.with_options(options).apply(tf.data.experimental.assert_cardinality(len(steps))).prefetch(2)
 
 
-def _crop(data: Tensor, draws: Tensor, augmentation: Augmentation) -> Tensor:
-    """The cropped picture, resized without antialiasing: float32 (size, size, 3) on 0..255."""
+def _numpy(function: Callable[..., Any], inputs: list[Tensor], outputs: list[tuple[Any, Any]]) -> list[Tensor]:
+    """Calls a function of arrays; `outputs` are the shapes and types of what it gives."""
+    tensors = tf.numpy_function(function, inputs, [kind for _, kind in outputs], stateful=False)
+    return [tf.ensure_shape(tensor, shape) for tensor, (shape, _) in zip(tensors, outputs, strict=True)]
+
+
+def _by_pillow(augmentation: Augmentation) -> Callable[..., Tensor]:
+    """(data, shape, window, draws, seed) to a picture that Pillow resizes, uint8 (size, size, 3)."""
+
+    def finish(crop: np.ndarray, draws: np.ndarray, seed: np.ndarray) -> np.ndarray:
+        return finish_crop(Image.fromarray(crop), draws, int(seed), augmentation)
+
+    def whole(data: bytes, draws: np.ndarray, seed: np.ndarray) -> np.ndarray:
+        return make_picture(data, draws, int(seed), augmentation)
+
+    def call(data: Tensor, shape: Tensor, window: Tensor, draws: Tensor, seed: Tensor) -> Tensor:
+        return tf.cond(
+            _has_colours(shape),
+            lambda: tf.numpy_function(finish, [_crop(data, shape, window), draws, seed], tf.uint8, stateful=False),
+            lambda: tf.numpy_function(whole, [data, draws, seed], tf.uint8, stateful=False),
+        )
+
+    return call
+
+
+def _by_tensorflow(augmentation: Augmentation) -> Callable[..., Tensor]:
+    """As `_by_pillow`, without antialiasing; float32 on 0..255 where nothing changes the colours."""
     size = augmentation.size
 
-    def resized(picture: Tensor) -> Tensor:
-        return tf.cast(tf.image.resize(picture, (size, size), method=augmentation.interpolation), tf.float32)
+    def cut(data: bytes, draws: np.ndarray) -> np.ndarray:
+        return np.asarray(crop_picture(data, draws, augmentation))
 
-    def window(shape: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        height, width = shape[:2].tolist()
-        return np.array(crop_window(numbers, height, width, augmentation.crop_scale, augmentation.crop_ratio), np.int32)
+    def change_colours(array: np.ndarray, seed: np.ndarray) -> np.ndarray:
+        return np.asarray(recolour(Image.fromarray(array), augmentation, int(seed)))
 
-    def from_jpeg() -> Tensor:
-        shape = tf.io.extract_jpeg_shape(data)
-        box = tf.ensure_shape(tf.numpy_function(window, [shape, draws], tf.int32, stateful=False), (4,))
-        # What Pillow reads is read here too, up to where a file ends early; `check_pictures` has looked at it before.
-        return resized(
-            tf.image.decode_and_crop_jpeg(
-                data, box, channels=3, try_recover_truncated=True, acceptable_fraction=0.5,
-                dct_method="INTEGER_ACCURATE",
-            )
-        )  # fmt: skip
-
-    def from_any() -> Tensor:
-        picture = tf.numpy_function(_decode, [data], tf.uint8, stateful=False)
-        picture = tf.ensure_shape(picture, (None, None, 3))
-        shape = tf.shape(picture)
-        top, left, height, width = tf.unstack(
-            tf.ensure_shape(tf.numpy_function(window, [shape, draws], tf.int32, stateful=False), (4,))
+    def call(data: Tensor, shape: Tensor, window: Tensor, draws: Tensor, seed: Tensor) -> Tensor:
+        crop = tf.cond(
+            _has_colours(shape),
+            lambda: _crop(data, shape, window),
+            lambda: tf.numpy_function(cut, [data, draws], tf.uint8, stateful=False),
         )
-        return resized(picture[top : top + height, left : left + width])
+        # Before it grows to float32, and not by a slice with a step of -1: together 0.1 in place of 0.8 ms.
+        crop = tf.cond(draws[-1] < augmentation.flip, lambda: tf.reverse(crop, [1]), lambda: crop)
+        crop = tf.ensure_shape(crop, (None, None, 3))
+        picture = tf.cast(tf.image.resize(crop, (size, size), method=augmentation.interpolation), tf.float32)
+        if augmentation.recolours:
+            picture = tf.cast(tf.round(tf.clip_by_value(picture, 0, 255)), tf.uint8)
+            picture = tf.numpy_function(change_colours, [picture, seed], tf.uint8, stateful=False)
+        return picture
 
-    return tf.cond(tf.io.is_jpeg(data), from_jpeg, from_any)
+    return call
 
 
-def _decode(encoded: bytes) -> np.ndarray:
-    with Image.open(BytesIO(encoded)) as picture:
-        return np.asarray(picture.convert("RGB"))
+def _has_colours(shape: Tensor) -> Tensor:
+    """Whether `shape` is that of a JPEG file which both libraries decode alike: grey or in three colours, not CMYK."""
+    return (shape[2] == 1) | (shape[2] == 3)
+
+
+def _crop(data: Tensor, shape: Tensor, window: Tensor) -> Tensor:
+    """A part of a JPEG picture, uint8 (height, width, 3), as Pillow decodes it."""
+    start, extent = window[:2], window[2:]
+    first = tf.maximum(start - MARGIN, 0)
+    last = tf.minimum(start + extent + MARGIN, shape[:2])
+    # What Pillow reads is read here too, up to where a file ends early; `check_pictures` has looked at it before.
+    around = tf.image.decode_and_crop_jpeg(
+        data,
+        tf.concat([first, last - first], 0),
+        channels=3,
+        try_recover_truncated=True,
+        acceptable_fraction=0.5,
+        dct_method="INTEGER_ACCURATE",
+    )
+    skipped = start - first
+    return tf.slice(around, tf.pad(skipped, [[0, 1]]), tf.pad(extent, [[0, 1]], constant_values=3))

@@ -104,6 +104,9 @@ def export_version(
         keras_file: whether to write `assets.extra/model.keras`, of which `keras-resnext serve` makes Grad-CAM.
         pictures: files on which export and model are compared, beside random and handwritten ones.
         manifest: what else to write into `manifest.json`, such as source and accuracy.
+
+    Raises:
+        ValueError, FileExistsError, RuntimeError: as `export_saved_model`.
     """
     network, size = build_network(model, target, image_size)
     classes = classes_of(model)

@@ -88,7 +88,8 @@ class BaseClient(ABC):
 
         Raises:
             OSError: a file that cannot be read.
-            As `predict`; one broken picture fails the whole request with the code "INVALID_ARGUMENT".
+            ServingError: as of `predict`; one broken picture fails the whole request, with the code "INVALID_ARGUMENT".
+            ValueError, ServingTimeoutError: as of `predict`.
         """
         data = _read_pictures(pictures)
         array = np.empty(len(data), object)

@@ -127,7 +127,7 @@ class Session:
         for tensor in given:
             self.delete(tensor)
         self.check(status)
-        return [self.to_array(tensor) for tensor in results]
+        return [self.to_array(tensor) for tensor in results if tensor is not None]
 
     def output(self, name: str) -> Output:
         operation, _, index = name.partition(":")

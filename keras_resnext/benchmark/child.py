@@ -1,0 +1,55 @@
+"""The process of one contender. A script, so that contenders that need neither Keras nor TensorFlow load neither.
+
+python child.py prepare|run CONTENDER '{"batch": 1, …}'
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+sys.argv[0] = "keras-resnext"  # then importing the package imports no framework
+
+from keras_resnext.benchmark.work import CONTENDERS, FILES, Work  # noqa: E402
+
+WARM = 3
+
+
+def find(place: str) -> Callable[[Work], Any]:
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(f"keras_resnext.benchmark.{module}"), function)
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main(task: str, name: str, text: str) -> None:
+    fields = json.loads(text)
+    work = Work(**{**fields, "folder": Path(fields["folder"])})
+    if task == "prepare":
+        find(FILES[name][0])(work)
+        return
+    if CONTENDERS[name].one_core and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    run = find(CONTENDERS[name].run)(work)
+    for _ in range(WARM):
+        run()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        own = run()
+        taken = own if isinstance(own, float) else time.perf_counter() - start
+        print(taken, peak_memory(), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

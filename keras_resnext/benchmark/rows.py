@@ -1,0 +1,103 @@
+"""The comparisons, as a table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        title: what is compared.
+        ours, peer: of `work.CONTENDERS`; no peer where the figure stands for itself.
+        bar: what the figure should not exceed; None where nothing is promised.
+        figure: "ratio" of our time to the peer's, or our own "seconds".
+        work: fields of `Work` that this row fixes.
+        passes: how often the multiply-accumulates of one inference are done, 3 for a training step; 0 where the share
+            of the machine's limit means nothing.
+        gpu: whether it is meant for GPUs.
+        rounds: at most so many, where one takes long.
+    """
+
+    title: str
+    ours: str
+    peer: str | None = None
+    bar: float | None = None
+    figure: str = "ratio"
+    work: dict[str, Any] = field(default_factory=dict)
+    passes: int = 0
+    gpu: bool = False
+    rounds: int | None = None
+
+
+ONE, EIGHT = {"batch": 1}, {"batch": 8}
+ROWS: dict[str, Row] = {
+    "training": Row("training step, batch 8", "train", "train_torch", 1.0, work=EIGHT, passes=3),
+    "training-stock": Row(
+        "training step, batch 8", "train", "train_stock", 1 / 30, work=EIGHT, passes=3, rounds=2
+    ),
+    "saved-model-1": Row("SavedModel, batch 1", "saved_model", "onnx_torch", 1.25, work=ONE, passes=1),
+    "saved-model-8": Row("SavedModel, batch 8", "saved_model", "onnx_torch", 1.25, work=EIGHT, passes=1),
+    "tflite-beside": Row(
+        "model.tflite beside a SavedModel, batch 1", "tflite_beside", "onnx_torch", 1.0, work=ONE, passes=1
+    ),
+    "tflite": Row("TFLite, batch 1", "tflite", "onnx_torch", 0.9, work=ONE, passes=1),
+    "tflite-int8": Row("TFLite full int8, batch 1", "tflite_int8", "tflite", 0.45, work=ONE),
+    "onnx-1": Row("ONNX in ONNX Runtime, batch 1", "onnx", "onnx_torch", 1.0, work=ONE, passes=1),
+    "onnx-8": Row("ONNX in ONNX Runtime, batch 8", "onnx", "onnx_torch", 1.0, work=EIGHT, passes=1),
+    "openvino": Row("ONNX in OpenVINO, batch 1", "openvino", "openvino_torch", 1.0, work=ONE, passes=1),
+    "input": Row("training pictures, antialiased, one core", "pictures", "pictures_torch", 0.5),
+    "input-plain": Row("training pictures, not antialiased, one core", "pictures_plain", "pictures_torch", 1 / 2.2),
+    "input-wait": Row("a training step's wait for its pictures, batch 8", "waiting", None, 0.01, "seconds", work=EIGHT),
+    "build": Row(
+        "building resnext101_32x8d", "build", "build_torch", 1.2, work={"architecture": "resnext101_32x8d"}
+    ),
+    "build-keras": Row(
+        "building resnext101_32x8d", "build", "build_keras", work={"architecture": "resnext101_32x8d"}
+    ),
+    "import": Row("import keras_resnext, keras imported", "import", None, 0.05, "seconds"),
+    "help": Row("keras-resnext --help", "help", None, 0.3, "seconds"),
+    "gpu-training": Row(
+        "training step, bfloat16, batch 256", "train_jax", "train_torch_compiled", 0.8,
+        work={"batch": 256, "precision": "bfloat16"}, passes=3, gpu=True,
+    ),
+    "gpu-training-tf32": Row(
+        "training step, tf32, batch 128", "train_jax", "train_torch_compiled",
+        work={"batch": 128, "precision": "tf32"}, passes=3, gpu=True,
+    ),
+    "gpu-training-float32": Row(
+        "training step, float32, batch 128", "train_jax", "train_torch_compiled",
+        work={"batch": 128}, passes=3, gpu=True,
+    ),
+    "gpu-inference": Row(
+        "inference, bfloat16, batch 256", "infer_jax", "infer_torch_compiled", 1 / 1.1,
+        work={"batch": 256, "precision": "bfloat16"}, passes=1, gpu=True,
+    ),
+}  # fmt: skip
+
+# Time by batch and by area, of the Keras model; `report.draw_growth` shows both.
+GROWTH_SIZES, GROWTH_BATCHES = (128, 192, 256, 384, 512), (1, 2, 4, 8)
+GROWTH: dict[str, Row] = {
+    f"growth-{size}-{batch}": Row(
+        f"inference, batch {batch}, {size}x{size}", "keras", work={"batch": batch, "size": size}, passes=1,
+        figure="seconds",
+    )
+    for size, batch in [(size, 1) for size in GROWTH_SIZES] + [(224, batch) for batch in GROWTH_BATCHES]
+}  # fmt: skip
+
+
+def find_rows(names: Sequence[str]) -> dict[str, Row]:
+    """The rows of these names; without names all but those of growth, "growth" for these.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if not names:
+        return dict(ROWS)
+    known = ROWS | GROWTH
+    wanted = [each for name in names for each in (GROWTH if name == "growth" else (name,))]
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(f"rows={', '.join(unknown)!r} must be among {', '.join(ROWS)}, growth")
+    return {name: known[name] for name in wanted}

@@ -1,0 +1,105 @@
+"""What a contender is asked to do, and who the contenders are. Imports nothing heavy: children start from here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Work:
+    """One task, the same for all that are compared.
+
+    Attributes:
+        architecture: a name of `list_architectures()`, which torchvision must know for its contenders.
+        batch: pictures at once.
+        size: their height and width in pixels.
+        precision: "float32", "tf32" (products of tensor cores rounded to 10 bits) or "bfloat16"; on GPUs alone others
+            than the first.
+        lowering, width: of the grouped convolutions of training, and the channels that merged ones get; "auto" and 0
+            for what the package chooses.
+        threads: of each contender on a CPU.
+        folder: where prepared files lie.
+    """
+
+    architecture: str = "resnext50_32x4d"
+    batch: int = 8
+    size: int = 224
+    precision: str = "float32"
+    lowering: str = "auto"
+    width: int = 0
+    threads: int = 2
+    folder: Path = Path()
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something that can be timed.
+
+    Attributes:
+        label: what tables call it.
+        run: "module:function" in this package: a `Work` to a function that does it once; if that gives a float, these
+            are the seconds, else they are measured around it.
+        needs: packages; without them, or those of its file, a row says what is missing.
+        file: of `FILES`, that it reads.
+        backend: what Keras must run on, None where it does not matter.
+        one_core: whether it is bound to one core.
+    """
+
+    label: str
+    run: str
+    needs: tuple[str, ...] = ()
+    file: str = ""
+    backend: str | None = None
+    one_core: bool = False
+
+
+_TENSORFLOW, _TORCH = ("tensorflow",), ("torch", "torchvision")
+
+# File or folder -> what writes it before any timing, in a process of its own, and the packages that takes.
+FILES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "base": ("inference:export_base", _TENSORFLOW),
+    "float.tflite": ("inference:export_tflite_float", _TENSORFLOW),
+    "int8.tflite": ("inference:export_tflite_int8", _TENSORFLOW),
+    "ours.onnx": ("inference:export_our_onnx", (*_TENSORFLOW, "tf2onnx", "onnx", "onnxruntime")),
+    "torchvision.onnx": ("inference:export_torchvision_onnx", (*_TORCH, "onnx")),
+    "jpeg": ("pictures:write", ()),
+}
+
+CONTENDERS: dict[str, Contender] = {
+    "train": Contender("keras_resnext on TensorFlow", "training:ours", _TENSORFLOW, backend="tensorflow"),
+    "train_stock": Contender("Keras's own Conv2D", "training:stock_keras", _TENSORFLOW, backend="tensorflow"),
+    "train_torch": Contender("PyTorch eager", "training:pytorch", _TORCH),
+    "train_jax": Contender("keras_resnext on JAX", "accelerated:train_jax", ("jax",), backend="jax"),
+    "train_torch_compiled": Contender("torch.compile", "accelerated:train_torch", _TORCH),
+    "infer_jax": Contender("keras_resnext on JAX", "accelerated:infer_jax", ("jax",), backend="jax"),
+    "infer_torch_compiled": Contender("torch.compile", "accelerated:infer_torch", _TORCH),
+    "keras": Contender("keras_resnext on TensorFlow", "inference:keras_model", _TENSORFLOW, backend="tensorflow"),
+    "saved_model": Contender("SavedModel, C API", "inference:saved_model", _TENSORFLOW, "base"),
+    "tflite_beside": Contender("its model.tflite", "inference:tflite_beside", ("ai_edge_litert",), "base"),
+    "tflite": Contender("TFLite", "inference:tflite_float", ("ai_edge_litert",), "float.tflite"),
+    "tflite_int8": Contender("TFLite int8", "inference:tflite_int8", ("ai_edge_litert",), "int8.tflite"),
+    "onnx": Contender("our ONNX, ONNX Runtime", "inference:our_onnx", ("onnxruntime",), "ours.onnx"),
+    "onnx_torch": Contender(
+        "torchvision's ONNX, ONNX Runtime", "inference:torchvision_onnx", ("onnxruntime",), "torchvision.onnx"
+    ),
+    "openvino": Contender("our ONNX, OpenVINO", "inference:our_openvino", ("openvino",), "ours.onnx"),
+    "openvino_torch": Contender(
+        "torchvision's ONNX, OpenVINO", "inference:torchvision_openvino", ("openvino",), "torchvision.onnx"
+    ),
+    "pictures": Contender("tf.data", "pictures:antialiased", _TENSORFLOW, "jpeg", one_core=True),
+    "pictures_plain": Contender("tf.data", "pictures:plain", _TENSORFLOW, "jpeg", one_core=True),
+    "waiting": Contender("fit on tf.data", "pictures:waiting", _TENSORFLOW, "jpeg", "tensorflow"),
+    "pictures_torch": Contender("torchvision, Pillow", "pictures:torchvisions", _TORCH, "jpeg", one_core=True),
+    "build": Contender("keras_resnext", "starting:build"),
+    "build_keras": Contender("keras.applications", "starting:build_keras"),
+    "build_torch": Contender("torchvision", "starting:build_torchvision", _TORCH),
+    "import": Contender("import keras_resnext", "starting:import_package"),
+    "help": Contender("keras-resnext --help", "starting:command_line"),
+    "matmul": Contender("matrix product 2048x2048x2048", "limits:matmul"),
+    "copy": Contender("copy of 256 MB", "limits:copy"),
+}
+
+
+def needs(name: str) -> tuple[str, ...]:
+    """The packages that a contender takes, those of its file included."""
+    contender = CONTENDERS[name]
+    return (*contender.needs, *(FILES[contender.file][1] if contender.file else ()))
