@@ -20,10 +20,9 @@ from keras_resnext.data import ValidationBatches, read_listing
 from keras_resnext.digits import write_folders
 from keras_resnext.preprocessing import get_preprocessing
 from keras_resnext.training import session, train
-from keras_resnext.training.callbacks import TrainingDivergedError
 from keras_resnext.training.optimizers import SGD, Schedule
 from keras_resnext.training.recipes import RECIPES, Recipe, find_recipe
-from keras_resnext.training.state import SavedState, save_state
+from keras_resnext.training.state import SavedState, TrainingDivergedError, save_state
 from keras_resnext.training.step import CrossEntropy
 
 QUIET = Console(quiet=True)
@@ -260,6 +259,31 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(few, tmp_path):
     with pytest.raises(TrainingDivergedError, match=r"the loss became nan in epoch 1, step 1 of 6 .*nothing was saved"):
         train(model, *few, recipe=recipe, output=tmp_path / "other", console=QUIET)
     assert not (tmp_path / "other" / "checkpoint.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("rate", "options", "message"),
+    [
+        (1e40, {}, "conv1/kernel became NaN or infinite in epoch 1, step 1 of 1"),
+        (1e40, {"save_steps": 1}, "conv1/kernel became NaN or infinite in epoch 1, step 1 of 2"),
+        (1e25, {}, "the validation loss became nan in epoch 1, step 1 of 1"),
+    ],
+)
+def test_what_the_last_update_broke_is_never_written(few, tmp_path, rate, options, message):
+    """The loss of a step is that before its update: no further step would tell."""
+    size = len(few[0]) // 2 if options else len(few[0])
+    recipe = replace(RECIPE, epochs=1, ema=0.0, batch_size=size, learning_rate=rate)
+    with pytest.raises(TrainingDivergedError, match=message):
+        train(build(), *few, recipe=recipe, output=tmp_path, console=QUIET, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.txt", "run.json"]
+
+
+def test_numbers_of_half_the_size_are_saved_too(tmp_path):
+    variable = keras.Variable(np.arange(3.0), dtype="bfloat16")
+    save_state(tmp_path / "a.npz", {"model": [variable]}, {"step": 1})
+    variable.assign(np.zeros(3))
+    SavedState(tmp_path / "a.npz").restore("model", [variable])
+    assert keras.ops.convert_to_numpy(variable).tolist() == [0, 1, 2]
 
 
 def test_models_and_pictures_must_fit(few, tmp_path):

@@ -15,10 +15,9 @@ from rich.console import Console
 from .. import distribution
 from ..data import Listing, Plan, ValidationBatches, training_batches
 from ..preprocessing import get_preprocessing
-from .callbacks import TrainingDivergedError
 from .recipes import Recipe
 from .session import BEST, BOARD, CHECKPOINT, LABELS, LAST, RUN, Session, write
-from .state import SavedState
+from .state import SavedState, TrainingDivergedError
 from .tensorboard import open_board
 
 
@@ -80,7 +79,7 @@ def train(
     Raises:
         ImportError: `tensorboard` and TensorBoard is not installed.
         ValueError: model and pictures that do not fit, or a checkpoint of a run with other arguments.
-        RuntimeError: the loss became NaN or infinite, or another process was lost; the last checkpoint is kept.
+        RuntimeError: the loss or a weight became NaN or infinite, or another process was lost; the last checkpoint is kept.
         OSError: the disk refuses; the last checkpoint is kept.
         SystemExit: SIGTERM or Ctrl-C, after the step was finished and saved.
     """
