@@ -49,6 +49,8 @@ class Session:
         self.spent = 0.0  # seconds in this epoch before the last resumption
         self.started = time.monotonic()
         self.saved: SavedState | None = None
+        self.guard: Guard | None = None
+        self.validating = False
         self.trainable = [(layer, layer.trainable) for layer in _leaves(model)]
         spe, length = plan.steps_per_epoch, recipe.ema * recipe.epochs * plan.steps_per_epoch
         warm = int((recipe.head_epochs + recipe.warmup_epochs) * spe)
@@ -86,8 +88,12 @@ class Session:
             self._set_trainable(False)
 
     def _has_stopped(self) -> bool:
-        patience = self.recipe.patience
-        return patience is not None and len(self.history) - self.best_epoch >= patience and bool(self.history)
+        patience, first = self.recipe.patience, max(self.best_epoch, self.recipe.head_epochs)
+        return patience is not None and bool(self.history) and len(self.history) - first >= patience
+
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return len(self.history) >= self.recipe.epochs or self._has_stopped()
 
     def _begin_phase(self, head: bool) -> None:
         self._set_trainable(head)
@@ -113,13 +119,19 @@ class Session:
         self.started = time.monotonic()
 
         steps = range(self.step, (epoch + 1) * spe)
-        guard = Guard(steps, lambda step: self._save(step, head, guard), self._is_due, self._describe)
+        guard = self.guard = Guard(steps, lambda step: self._save(step, head, guard), self._is_due, self._describe)
         watchers = [bar, *([self.average] if self.average else []), guard]
         if self.saved is not None:
             watchers.insert(0, _RestoreMetrics(self.saved))
         with guard.listening():
             done = self.model.fit(
-                batches(steps), initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=watchers
+                batches(steps),
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                steps_per_epoch=len(steps),  # which what is copied to a GPU ahead no longer knows
+                verbose=0,
+                shuffle=False,
+                callbacks=watchers,
             )
             self.saved, self.step = None, steps.stop
             logs = {name: float(values[-1]) for name, values in done.history.items() if name != "cross_entropy"}
@@ -147,7 +159,9 @@ class Session:
         self._check_weights(self.step)
         with self.average.applied(self.model) if self.average else nullcontext():
             if held_out is not None:
+                self.validating = True
                 found = self.model.evaluate(held_out, return_dict=True, verbose=0)
+                self.validating = False
                 found["loss"] = found.pop("cross_entropy")  # the mean over pictures, without smoothing
                 logs |= {f"val_{name}": float(value) for name, value in found.items()}
                 if not math.isfinite(logs["val_loss"]):

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,13 @@ class SavedState:
             with np.load(path) as data:
                 self._arrays = dict(data)
             self.state: dict[str, Any] = json.loads(str(self._arrays.pop(_STATE)))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-            raise ValueError(f"checkpoint={str(path)!r} cannot be read: {error}") from error
+        except OSError as error:
+            raise ValueError(f"checkpoint={str(path)!r} cannot be read: {error.strerror or error}") from error
+        except (ValueError, KeyError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+            raise ValueError(
+                f"checkpoint={str(path)!r} cannot be read: it is damaged, or no state of a training; delete it to "
+                "begin anew"
+            ) from error
 
     def restore(self, group: str, variables: Sequence[Any]) -> None:
         """Assigns the saved values.
