@@ -73,9 +73,7 @@ class Recipe:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r} must be one of {', '.join(SCHEDULES)}")
         if self.schedule == "step" and not self.milestones:
-            raise ValueError(
-                "schedule='step' needs milestones, the epochs after which the rate falls, such as 30,60,90"
-            )
+            raise ValueError("schedule='step' needs milestones, epochs after which the rate falls, such as 30,60,90")
         if any(later < earlier for earlier, later in zip((1, *self.milestones), self.milestones, strict=False)):
             raise ValueError(f"milestones={self.milestones!r} must be epochs from 1 on, in ascending order")
         for name in ("momentum", "label_smoothing", "ema"):

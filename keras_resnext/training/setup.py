@@ -28,11 +28,11 @@ RESERVED = {
     "include_top": "training, which needs a head",
     "pooling": "training, which needs a head",
     "out_indices": "training, which needs a head",
-    "input_shape": "image_size and val_size",
-    "input_tensor": "image_size and val_size",
-    "weights": "weights",
-    "drop_path_rate": "drop_path_rate",
-    "name": "model",
+    "input_shape": "--image-size and --val-size",
+    "input_tensor": "--image-size and --val-size",
+    "weights": "--weights",
+    "drop_path_rate": "--drop-path-rate",
+    "name": "--model",
 }
 
 
