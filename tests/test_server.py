@@ -795,7 +795,10 @@ def test_a_keras_file_is_exported_once_and_served(model, tmp_path):
         assert client.predict_pictures([PNG])["top_labels"][0][0] == LABELS[expected[0].argmax()]
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        try:
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
     (version,) = (tmp_path / "home").rglob("saved_model.pb")
     assert (version.parent / "assets.extra" / "model.keras").is_file()
     from keras_resnext.serving.server.exported import export_to_cache
