@@ -8,6 +8,7 @@ those of the whole batch.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 
@@ -123,6 +124,30 @@ def devices() -> int:
 
         return int(tf.distribute.get_strategy().num_replicas_in_sync)
     return 1
+
+
+def prefetched(batches: Any, device: str = "/GPU:0") -> Any:
+    """A tf.data.Dataset that TensorFlow copies to its one GPU ahead of the step; anything else as it is.
+
+    JAX's trainer and tf.distribute do so by themselves.
+    """
+    if keras.backend.backend() != "tensorflow" or not has_gpu() or devices() > 1:
+        return batches
+    import tensorflow as tf
+
+    if not isinstance(batches, tf.data.Dataset):
+        return batches
+    return batches.apply(tf.data.experimental.prefetch_to_device(device, 2))
+
+
+def describe_devices() -> str:
+    """The devices that share a batch, such as "CPU" or "4 GPUs"."""
+    kind = "GPU" if has_gpu() else "TPU" if _has_tpu() else "CPU"
+    return kind if devices() == 1 else f"{devices()} {kind}s"
+
+
+def _has_tpu() -> bool:
+    return bool(keras.distribution.list_devices("tpu"))
 
 
 def has_gpu() -> bool:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .classifier import class_names, match_classes
-from .data import Listing, default_skip_limit, read_listing
+from .data import Listing, default_skip_limit, find_splits, read_listing
 from .files import written_whole
 from .metrics import calibration_bins, calibration_error, confusion_matrix, most_confused, rank_of
 from .runtimes import Classifier, Model, open_classifier
@@ -171,7 +171,8 @@ def evaluate(
     Args:
         model: a Keras model, the path of one, of a PyTorch checkpoint or of an export, as in
             `runtimes.open_classifier`.
-        data: a folder with a folder of pictures a class, a list or TFRecords, as in `data.read_listing`.
+        data: a folder with a folder of pictures a class, a list or TFRecords, as in `data.read_listing`; of one with
+            train and val, as in `data.find_splits`, the latter.
         labels: names of the model's classes in order; default those that a SavedModel records, or that training wrote
             beside the model, labels.txt.
         batch_size: pictures at once.
@@ -190,7 +191,7 @@ def evaluate(
     for name, value in (("batch_size", batch_size), ("limit", limit)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError(f"{name}={value!r} must be a positive integer")
-    listing = data if isinstance(data, Listing) else read_listing(data)
+    listing = data if isinstance(data, Listing) else _read_validation(data)
     if not len(listing):
         raise ValueError("data holds no pictures")
     classifier = open_classifier(model, image_size=image_size, resize=resize, interpolation=interpolation)
@@ -233,6 +234,12 @@ def evaluate(
         bins=calibration_bins(confidences, predicted == true),
         seconds=time.monotonic() - started,
     )
+
+
+def _read_validation(data: str | os.PathLike[str]) -> Listing:
+    """Of a folder with a part to train and one to validate on the latter, with the classes of both."""
+    place, beside = find_splits(data)
+    return read_listing(data) if beside is None else read_listing(beside, read_listing(place).classes)
 
 
 def _batches(

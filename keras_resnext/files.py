@@ -1,9 +1,10 @@
 """Files and folders that appear whole or not at all."""
 
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -32,6 +33,15 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Takes away what killed processes have written aside of files of these names, here and in `keras_files`."""
+    for stem, suffix in map(os.path.splitext, names):
+        aside = rf"\.{re.escape(stem)}({re.escape(suffix)})?\.[0-9a-f]{{12}}(\.tmp|{re.escape(suffix)})"
+        for file in folder.iterdir():
+            if re.fullmatch(aside, file.name):
+                file.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ import numpy as np
 from .classifier import check_classifier, class_names, last_activation
 from .preprocessing import get_preprocessing, load_image, preprocess_input
 
+LABELS = "labels.txt"
+
 
 def read_labels(path: str | os.PathLike[str]) -> list[str]:
     """Class names from a text file, one a line."""
@@ -21,6 +23,18 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
         return Path(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"labels={os.fspath(path)!r} is no UTF-8 text: {error}") from None
+
+
+def labels_beside(model: str | os.PathLike[str], classes: int) -> tuple[str, ...] | None:
+    """The class names that training wrote beside the file of a model; None where there are none.
+
+    A labels.txt of another number of names belongs to something else.
+    """
+    path = Path(model)
+    if not path.is_file() or not (file := path.with_name(LABELS)).is_file():
+        return None
+    names = tuple(file.read_text(encoding="utf-8", errors="replace").splitlines())
+    return names if len(names) == classes else None
 
 
 def picture_reader(model: keras.Model, image_size: int | None = None) -> Callable[[str | os.PathLike[str]], np.ndarray]:

@@ -120,6 +120,28 @@ def decode_predictions(predictions: Array, top: int = 5) -> list[list[tuple[str,
     ]
 
 
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Any picture that Pillow has opened, in RGB of 8 bits; transparency is left out.
+
+    Pillow itself cuts grey values of 16 bits off at 255: here 65535 becomes 255.
+
+    Raises:
+        ValueError: values of 32 bits, whose range nobody knows.
+    """
+    # "I" is of 32 bits, but PGM files of 16 are opened as it, and by Pillow before 11 PNG files.
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
+        values = np.asarray(picture).astype("int64")
+        picture = Image.fromarray(((values + 128) // 257).astype("uint8"))
+    check_depth(picture)
+    return picture.convert("RGB")
+
+
+def check_depth(picture: Image.Image) -> None:
+    """Raises ValueError where `to_rgb` would."""
+    if picture.mode == "F" or (picture.mode == "I" and picture.format not in ("PNG", "PPM")):
+        raise ValueError(f"its values have 32 bits (Pillow's mode {picture.mode}); 8 or 16 bits are expected")
+
+
 def load_image(
     source: str | os.PathLike[str] | bytes,
     size: int | tuple[int, int] = 224,
@@ -147,7 +169,7 @@ def load_image(
     name = "bytes" if isinstance(source, bytes) else repr(os.fspath(source))
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            rgb = picture.convert("RGB")
+            rgb = to_rgb(picture)
     except FileNotFoundError:
         raise FileNotFoundError(f"image={name}: there is no such file") from None
     except IsADirectoryError:

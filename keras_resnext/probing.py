@@ -47,6 +47,12 @@ def find_layer(model: keras.Model, name: str | None) -> Operation:
     raise ValueError(f"layer={name!r} {why}; choose among its {len(names)} maps, such as {choices}")
 
 
+def list_maps(model: keras.Model) -> list[str]:
+    """Names for `find_layer`, in the order in which the layers run: those whose output is a map larger than 1x1."""
+    shapes = {op.name: _shape(op) for op in _operations(model)}
+    return [name for name, shape in shapes.items() if len(shape) == 4 and shape[1:3] != (1, 1)]
+
+
 def find_head(model: keras.Model) -> Operation | None:
     """The last dense layer, whose input are the features; None where the model itself gives features.
 

@@ -101,7 +101,7 @@ def run_quickstart(
 
     model = train(images[~held_out], labels[~held_out], epochs=epochs, seed=seed, console=console)
     model.save(file := output / "digits.keras")
-    version = export_saved_model(model, output / "digits", labels=[str(digit) for digit in range(10)])
+    version = export_saved_model(model, output / "digits", labels=[str(digit) for digit in range(10)], keras_file=True)
     console.print(f"Exported [bold]{escape(str(version))}[/]; loading it in a process without Keras …")
 
     unseen = [pngs[i] for i in np.flatnonzero(held_out)]
@@ -234,6 +234,7 @@ def _tell(console: Console, result: QuickstartResult, correct: int, count: int) 
     console.print(f"Done in {result.seconds:.0f} s. Next:")
     for command in (
         f"keras-resnext predict {result.model} {result.sample}",
+        f"keras-resnext serve {result.version.parent.parent}      # a page; needs pip install 'keras_resnext[serve]'",
         f"keras-resnext export {result.model} {result.version.parent}",
         "keras-resnext predict resnext50_32x4d.pth cat.jpg      # any PyTorch ResNeXt checkpoint of yours",
         "python -c \"import keras_resnext; keras_resnext.from_pytorch('resnext50_32x4d.pth').summary()\"",

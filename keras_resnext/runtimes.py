@@ -12,13 +12,12 @@ import numpy as np
 
 from .classifier import check_classifier, last_activation, softmax
 from .loading import load_model
+from .prediction import LABELS, labels_beside
 from .preprocessing import get_preprocessing, load_image, preprocess_input
 from .published import INTERPOLATIONS, Preprocessing
 
 Model = Any  # a keras.Model, str or path; Keras carries no types
 Classify = Callable[[np.ndarray], np.ndarray]
-
-LABELS = "labels.txt"
 
 
 @dataclass(frozen=True)
@@ -97,12 +96,7 @@ def _open_path(path: str | os.PathLike[str], image_size: int | None) -> Classifi
 
 
 def _with_labels_beside(found: Classifier, path: Path) -> Classifier:
-    """Training writes labels.txt beside its models; one of another number of names belongs to something else."""
-    file = path.with_name(LABELS)
-    if found.labels is not None or not path.is_file() or not file.is_file():
-        return found
-    names = tuple(file.read_text(encoding="utf-8", errors="replace").splitlines())
-    return replace(found, labels=names) if len(names) == found.classes else found
+    return found if found.labels is not None else replace(found, labels=labels_beside(path, found.classes))
 
 
 def _open_keras(model: keras.Model, image_size: int | None) -> Classifier:

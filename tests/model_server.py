@@ -1,4 +1,4 @@
-"""TF Serving on loopback, over REST and gRPC, around the session that `serving_session` opens.
+"""TF Serving on loopback, over REST and gRPC, around the session that `saved_model_session` opens.
 
 Signatures are run by TensorFlow's C API in a process without Python TensorFlow, XLA switched off. What lies around it,
 the rules of JSON, of status codes and of versions, follows TF Serving's sources: util/json_tensor.cc,

@@ -53,6 +53,7 @@ def test_predict_with_a_keras_file(saved, picture, tmp_path, capsys):
     rows = [line.split() for line in out.splitlines()[1:] if "%" in line]
     assert len(rows) == 3
     assert {row[-2] for row in rows} < set("abcdefg")
+    assert run("predict", saved, picture, "--top", 3, capsys=capsys) == (0, out, "")  # labels.txt is beside the model
 
 
 def test_predict_with_a_pytorch_checkpoint(picture, tmp_path, capsys):

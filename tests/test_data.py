@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from dataclasses import replace
-from io import BytesIO
+from io import BytesIO, StringIO
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 
 import keras_resnext
 from keras_resnext.data import (
@@ -19,13 +20,17 @@ from keras_resnext.data import (
     Plan,
     ValidationBatches,
     augment,
+    check,
     check_pictures,
     find_splits,
+    find_unreadable,
+    leave_out_unreadable,
     read_listing,
     split_listing,
     training_batches,
 )
 from keras_resnext.data.augment import DRAWS, TRIES, crop_windows, mix, recolour
+from keras_resnext.data.batches import crop_picture
 from keras_resnext.preprocessing import load_image, preprocess_input
 from tests import references  # noqa: F401  declares what torchvision needs to import
 
@@ -148,6 +153,15 @@ def test_bad_folders(make, message, tmp_path):
         read_listing(tmp_path)
 
 
+def test_a_name_that_is_listed_twice(tmp_path):
+    """Of one letter: Python has but one such text, so that identity tells nothing."""
+    save(tmp_path / "a.png")
+    (tmp_path / "labels.txt").write_text("a\nb\nb\n")
+    (tmp_path / "a.csv").write_text("a.png,0\na.png,1\n")
+    with pytest.raises(ValueError, match="class names 'b' and 'b' are the same"):
+        read_listing(tmp_path / "a.csv")
+
+
 def save(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     picture().save(path)
@@ -160,7 +174,10 @@ def save(path):
         ("a.json", "{", "cannot be read"),
         ("a.json", "[1]", "entry 1 must be"),
         ("a.txt", "lonely\n", "line 1 must be"),
-        ("a.txt", "a.png 0\na.png -1\n", "label -1 of picture 1 is outside"),
+        ("a.txt", "a.png 0\na.png -1\n", "label -1 of picture 2 is outside"),
+        ("a.csv", "a.png,0\na.png,99999999999999999999\n", "a.csv.*label 99999999999999999999 of picture 2 is outside"),
+        ("a.csv", "a.png,0\na.png,1400000000\n", r"outside 0\.\.99999 \(more need their names in labels.txt"),
+        ("a.csv", "a.png,0\na.png,--5\n", "a.csv.*label '--5' of row 2 is no number"),
         ("a.csv", "a.png,0\ngone.png,1\n", "1 listed pictures are missing"),
         ("a.md", "", "must be a folder, a list"),
     ],
@@ -174,6 +191,14 @@ def test_bad_lists(name, text, message, tmp_path):
         read_listing(tmp_path / "nothing")
 
 
+def test_numbers_that_a_list_skips_are_classes_without_pictures(tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text("a.png,0\n" * 3 + "a.png,2\n" * 3)
+    listing = read_listing(tmp_path / "a.csv")
+    assert listing.classes == ("0", "1", "2")
+    assert split_listing(listing, 0.3, 0)[1].labels.tolist() == [0, 2]
+
+
 def test_expected_classes(folder, listing):
     known = ("ant", "cat", "dog", "owl")
     assert read_listing(folder, known).labels.tolist() == (listing.labels + 1).tolist()
@@ -182,21 +207,83 @@ def test_expected_classes(folder, listing):
 
 
 def test_unreadable_pictures_are_left_out_up_to_a_limit(listing, tmp_path):
-    cut, empty = tmp_path / "cut.jpg", tmp_path / "empty.png"
+    cut, empty, text, floats = (tmp_path / name for name in ("cut.jpg", "empty.png", "text.png", "floats.tif"))
     cut.write_bytes(listing.read(0)[:400])
     empty.touch()
+    picture().save(tmp_path / "whole.png")
     broken = replace(listing, files=(*listing.files, str(cut), str(empty)), labels=np.append(listing.labels, [0, 1]))
     kept, skipped = check_pictures(broken, limit=2)
     assert kept.files == listing.files
     assert [name for name, _ in skipped] == [str(cut), str(empty)]
     assert "truncated" in skipped[0][1].lower()
     assert skipped[1][1] == "the file is empty"
+    text.write_text("no picture")
+    Image.fromarray(np.ones((4, 4), "float32")).save(floats)
+    cut.with_suffix(".png").write_bytes((tmp_path / "whole.png").read_bytes()[:-300])
+    others = replace(listing, files=(str(text), str(floats), str(cut.with_suffix(".png")), "gone.png"))
+    reasons = find_unreadable(others)
+    assert reasons[0] == "it is no picture that Pillow knows"
+    assert reasons[1] == "its values have 32 bits (Pillow's mode F); 8 or 16 bits are expected"
+    assert "truncated" in reasons[2]
+    assert find_unreadable(others, [3, 3]) == {3: "No such file or directory"}
     with pytest.raises(ValueError, match=r"2 of 16 pictures cannot be read, more than the limit of 1: .*cut.jpg"):
         check_pictures(broken)
     with pytest.raises(ValueError, match="limit of 0"):
         check_pictures(broken, strict=True)
     with pytest.raises(ValueError, match="no picture of class 'cat'"):
         check_pictures(broken.select([5, 10, 14]), limit=2)
+
+
+def test_pictures_are_looked_through_once(listing, tmp_path, monkeypatch):
+    empty, memory = tmp_path / "empty.png", tmp_path / "made" / "pictures.json"
+    empty.touch()
+    broken = replace(listing, files=(*listing.files, str(empty)), labels=np.append(listing.labels, 1))
+
+    def look(some):
+        told = Console(file=StringIO(), width=200)
+        leave_out_unreadable(some, "all", strict=False, limit=None, console=told, memory=memory)
+        return told.file.getvalue()
+
+    first = look(broken)
+    assert first.endswith("empty.png: the file is empty\n")
+    monkeypatch.setattr(check, "find_unreadable", lambda *_, **__: pytest.fail("looked through again"))
+    assert look(broken) == first
+    with pytest.raises(ValueError, match="limit of 0"):
+        leave_out_unreadable(broken, "all", strict=True, limit=None, console=Console(quiet=True), memory=memory)
+    monkeypatch.setattr(check, "find_unreadable", lambda *_, **__: {})
+    assert look(listing) == ""  # other pictures are
+    memory.write_text("{")
+    assert look(broken) == ""  # nor does a broken memory harm
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif", "deep.pgm"])
+def test_grey_of_16_bits_keeps_its_shades(name, tmp_path):
+    """Pillow alone turns all above 255 white."""
+    values = (np.arange(64, dtype="uint16") * 1040).reshape(8, 8)
+    if name.endswith("pgm"):
+        (tmp_path / name).write_bytes(b"P5 8 8 65535\n" + values.astype(">u2").tobytes())
+    else:
+        Image.fromarray(values).save(tmp_path / name)
+    expected = np.repeat(np.round(values / 257)[..., None], 3, axis=-1)
+    np.testing.assert_array_equal(load_image(tmp_path / name, 8), expected)
+    data, draws = (tmp_path / name).read_bytes(), np.full(DRAWS, 0.99)
+    shown = crop_picture(data, draws, Augmentation(size=8, crop_scale=(1, 1), crop_ratio=(1, 1)))
+    np.testing.assert_array_equal(np.asarray(shown), expected)
+
+
+def test_values_of_32_bits_are_refused(tmp_path):
+    Image.fromarray(np.ones((8, 8), "float32")).save(tmp_path / "floats.tif")
+    with pytest.raises(ValueError, match=r"floats.tif.*32 bits \(Pillow's mode F\); 8 or 16 bits are expected"):
+        load_image(tmp_path / "floats.tif", 8)
+
+
+def test_threads_of_tf_data_can_be_told(listing):
+    pytest.importorskip("tensorflow")
+    make = lambda workers: training_batches(  # noqa: E731
+        listing, Plan(14, 7, 0), Augmentation(size=8), PREPROCESSING, range(2), engine="tf.data", workers=workers
+    )
+    assert make(1).options().threading.private_threadpool_size == 1
+    assert make(None).options().threading.private_threadpool_size in (0, None)
 
 
 @given(

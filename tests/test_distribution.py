@@ -75,9 +75,13 @@ def test_two_processes_compute_what_one_does_and_notice_a_loss(tmp_path):
                 np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4)
 
 
+# On TensorFlow they pass for GPUs where it is decided whether XLA compiles the step: it cannot for several.
 TWO_DEVICES = {
     "tensorflow": "import tensorflow as tf; tf.config.set_logical_device_configuration("
-    "tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2); ",
+    "tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 2); "
+    "import keras_resnext.training.setup; from keras_resnext import distribution, layers; "
+    "distribution.has_gpu = lambda: True; "
+    "layers.GroupedConv2D.supports_jit = property(lambda self: True, lambda self, value: None); ",
     "jax": "import os; os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'; ",
 }
 
@@ -98,7 +102,8 @@ def test_two_devices_compute_what_one_does(backend, tmp_path):
         assert run["devices"] == (2 if before else 1)
         histories.append(read_history(tmp_path / name))
     for one, two in zip(*histories, strict=True):
-        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+        for name, value in one.items():  # sums in another order may tip one picture to another class
+            assert two[name] == pytest.approx(value, rel=1e-4, abs=3e-3 if "top" in name else 1e-6), name
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,10 @@ def test_labels_beside_a_file_name_the_classes(model: keras.Model, tmp_path: Pat
     folder = write_digits(tmp_path / "data", NAMES)
     model.save(tmp_path / "best.keras")
     (tmp_path / "labels.txt").write_text("\n".join(NAMES) + "\n")
-    check(evaluate(tmp_path / "best.keras", folder), expected)
+    (tmp_path / "both").mkdir()
+    for part in ("train", "val"):
+        (tmp_path / "both" / part).symlink_to(folder)
+    check(evaluate(tmp_path / "best.keras", tmp_path / "both"), expected)  # on the part to validate on
     (tmp_path / "labels.txt").write_text("of another model\n")
     assert open_classifier(tmp_path / "best.keras").labels is None
 

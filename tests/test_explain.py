@@ -420,6 +420,9 @@ def test_the_command_explain(saved, picture, tmp_path, capsys):
     assert sorted(path.name for path in out.iterdir()) == sorted(f"picture-{i}.{k}.png" for i in (1, 2) for k in kinds)
     assert " b " in printed
     assert "at layer2_0_relu" in printed
+    beside = tmp_path / "model.keras"
+    beside.write_bytes(saved.read_bytes())
+    assert run("explain", beside, picture, *options[2:6], "--output", out, capsys=capsys)[1].count(" b ") == 1
 
 
 def test_the_pictures_of_a_folder_are_sorted(tmp_path, monkeypatch):

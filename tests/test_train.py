@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from io import StringIO
 
 import keras
 import numpy as np
@@ -16,15 +18,16 @@ from PIL import Image
 from rich.console import Console
 
 from keras_resnext import ResNeXt, cli
-from keras_resnext.data import ValidationBatches, read_listing
+from keras_resnext.data import Listing, Plan, ValidationBatches, check, read_listing
 from keras_resnext.digits import write_folders
 from keras_resnext.preprocessing import get_preprocessing
 from keras_resnext.training import session, train
-from keras_resnext.training.callbacks import TrainingDivergedError
-from keras_resnext.training.optimizers import SGD, Schedule
+from keras_resnext.training.failures import explain_failure
+from keras_resnext.training.optimizers import SGD, Schedule, make_schedule
 from keras_resnext.training.recipes import RECIPES, Recipe, find_recipe
-from keras_resnext.training.state import SavedState, save_state
-from keras_resnext.training.step import CrossEntropy
+from keras_resnext.training.setup import check_options
+from keras_resnext.training.state import SavedState, TrainingDivergedError, save_state
+from keras_resnext.training.step import CrossEntropy, compile_model
 
 QUIET = Console(quiet=True)
 SMALL = ("--model", "resnext29_8x64d", "--option", "blocks=[1,1]", "--option", "strides=[2,2]")
@@ -112,7 +115,11 @@ def test_recipes_are_those_of_the_references():
     assert find_recipe("paper", batch_size=64).peak_rate == pytest.approx(0.025)
     assert find_recipe("paper", batch_size=64, accumulate=4).peak_rate == pytest.approx(0.1)
     assert find_recipe("cifar", epochs=30).milestones == (15, 22)
+    assert find_recipe("paper", epochs=1).milestones == (1, 1, 1)  # none is from the start on
     assert find_recipe("finetune", epochs=1).head_epochs == 1
+    stepped = find_recipe("finetune", schedule="step", milestones=(5,), head_epochs=2, warmup_epochs=0)
+    schedule = make_schedule(stepped, 10)
+    assert float(schedule(29)) == pytest.approx(10 * float(schedule(30)))
     modern = find_recipe("modern", flip=0.0)
     assert (modern.augmentation.flip, modern.augmentation.cutmix, modern.ema) == (0.0, 1.0, 0.04)
 
@@ -127,6 +134,11 @@ def test_recipes_are_those_of_the_references():
         ("paper", {"label_smoothing": 1.0}, "below 1"),
         ("paper", {"head_epochs": 101}, "head_epochs=101"),
         ("paper", {"clip_norm": -1}, "clip_norm=-1"),
+        ("paper", {"clip_norm": float("nan")}, "clip_norm=nan must be a finite number"),
+        ("paper", {"schedule": "linear"}, "schedule='linear' must be one of step, cosine, constant"),
+        ("finetune", {"schedule": "step"}, "schedule='step' needs milestones"),
+        ("paper", {"milestones": (30, 20)}, "in ascending order"),
+        ("paper", {"milestones": (0,)}, "epochs from 1 on"),
         ("paper", {"weight_decay": -1}, "weight_decay=-1"),
         ("paper", {"magic": 1}, "magic: no field of a recipe"),
     ],
@@ -142,7 +154,23 @@ def test_cross_entropy_is_pytorchs_and_teaches_the_hopeless():
     probabilities = keras.ops.softmax(logits)
     expected = torch.nn.CrossEntropyLoss(label_smoothing=0.1)(torch.tensor(logits), torch.tensor(targets)).item()
     assert float(CrossEntropy(0.1)(targets, probabilities)) == pytest.approx(expected, rel=1e-5)
-    assert CrossEntropy.from_config(CrossEntropy(0.1).get_config()).label_smoothing == 0.1
+    assert float(CrossEntropy(0.1, from_logits=True)(targets, logits)) == pytest.approx(expected, rel=1e-5)
+    again = CrossEntropy.from_config(CrossEntropy(0.1, True).get_config())
+    assert (again.label_smoothing, again.from_logits) == (0.1, True)
+
+
+def test_a_model_that_gives_logits_learns_what_one_with_softmax_does(few):
+    """`classifier_activation=None`, as many users of Keras have it."""
+    images = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")
+    found = []
+    for activation in ("softmax", None):
+        compile_model(model := build(classifier_activation=activation), replace(RECIPE), 10)
+        logs = [model.train_on_batch(images, np.eye(10)[:8], return_dict=True) for _ in range(2)]
+        assert set(logs[0]) == {"loss", "top1", "top5", "cross_entropy"}
+        found.append([float(value) for row in logs for value in row.values()])
+    np.testing.assert_allclose(*found, rtol=1e-4)
+    with pytest.raises(ValueError, match="ends in 'sigmoid'; it must end in softmax, or in none and give logits"):
+        train(build(classifier_activation="sigmoid"), *few, recipe=RECIPE, output="nowhere", console=QUIET)
 
 
 class StopError(Exception):
@@ -174,12 +202,36 @@ def test_a_run_that_is_cut_off_ends_in_the_same_weights(few, tmp_path, monkeypat
         np.testing.assert_array_equal(a, b)
     for before, after in zip(expected.history, result.history, strict=True):
         assert before | {"seconds": 0} == after | {"seconds": 0}
+
+    leftovers = [".checkpoint.npz.0123456789ab.tmp", ".best.0123456789ab.keras"]
+    for name in (*leftovers, ".checkpoint.npz.other", "best.0123456789ab.keras"):
+        (tmp_path / "cut" / name).touch()
+    run = json.loads((tmp_path / "cut" / "run.json").read_text())
+    run["versions"]["keras"], run["weights"] = "3.0", "those it began with"
+    (tmp_path / "cut" / "run.json").write_text(json.dumps(run))
+    options["console"] = told = Console(file=StringIO(), width=200)
     again = train(build(drop_path_rate=0.2), *few, output=tmp_path / "cut", **options)
     assert again.history == result.history  # a finished run trains no more
+    assert "Finished at epoch 3." in told.file.getvalue()
+    assert f"Since the run began: keras 3.0 is now {keras.__version__}." in told.file.getvalue()
+    assert json.loads((tmp_path / "cut" / "run.json").read_text())["weights"] == "those it began with"
+    names = {path.name for path in (tmp_path / "cut").iterdir()}
+    assert names.isdisjoint(leftovers)
+    assert {".checkpoint.npz.other", "best.0123456789ab.keras"} <= names
+    with pytest.raises(ValueError, match="other arguments: validation_size differ"):
+        train(build(drop_path_rate=0.2), *few, output=tmp_path / "cut", validation_size=9, **options)
 
 
-def test_what_a_run_writes(few, tmp_path):
-    result = train(build(), *few, recipe=RECIPE, output=tmp_path, console=QUIET, arguments={"model": "small"})
+def test_what_a_run_writes(few, tmp_path, monkeypatch):
+    reads = []
+    read = Listing.read
+    monkeypatch.setattr(Listing, "read", lambda self, i: (self is few[0] and reads.append(i)) or read(self, i))
+    result = train(
+        build(), *few, recipe=RECIPE, output=tmp_path, console=(told := Console(file=StringIO(), width=200)),
+        arguments={"model": "small"}, command={"data": "digits"}, cache=True,
+    )  # fmt: skip
+    assert 0 < len(reads) == len(set(reads))  # once in all epochs
+    assert "CPU, float32, step not compiled by XLA.\n" in told.file.getvalue()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "best.keras", "checkpoint.npz", "curves.png", "history.csv", "labels.txt", "last.keras", "run.json",
     ]  # fmt: skip
@@ -189,6 +241,9 @@ def test_what_a_run_writes(few, tmp_path):
     assert float(rows[result.epoch - 1]["val_top1"]) == pytest.approx(result.top1)
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["arguments"] == {"model": "small"}
+    assert run["command"] == {"data": "digits"}
+    assert (run["device"], run["policy"], run["xla"], run["validation_size"]) == ("CPU", "float32", False, 8)
+    assert len(run["weights"]) == 64
     assert run["seed"] == 0
     assert run["recipe"]["batch_size"] == 32
     assert run["data"]["pictures"] == len(few[0])
@@ -243,6 +298,55 @@ def test_frozen_stages_stay_and_accumulation_and_clipping_run(few, tmp_path):
     assert np.isfinite(result.history[0]["loss"])
 
 
+@pytest.mark.parametrize("part", ["training", "validation", "python"])
+def test_a_picture_that_vanishes_is_named(few, tmp_path, monkeypatch, part):
+    """In the middle of a run; with tf.data, which says no name, in validation, and with Pillow alone."""
+    gone = shutil.copy(few[0].files[0], tmp_path / "gone.png")
+    place = 1 if part == "validation" else 0
+    lists = [*few]
+    lists[place] = replace(few[place], files=(*few[place].files[:-1], str(gone)))
+    run = session.Session.run
+    monkeypatch.setattr(session.Session, "run", lambda *arguments: gone.unlink() or run(*arguments))
+    recipe = replace(RECIPE, epochs=1, ema=0.0, batch_size=len(few[0]))
+    engine = "python" if part == "python" else "tf.data"
+    with pytest.raises(RuntimeError) as error:
+        train(build(), *lists, recipe=recipe, output=tmp_path / "out", engine=engine, console=QUIET)
+    assert str(error.value) == (
+        f"picture {str(gone)!r} can be read no more: No such file or directory; nothing was saved before"
+    )
+
+
+def test_a_batch_too_large_for_the_device_is_told(few, tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    session_ = make_session(RECIPE, tmp_path)
+    for error in (tf.errors.ResourceExhaustedError(None, None, "OOM when"), RuntimeError("RESOURCE_EXHAUSTED: Out")):
+        told = explain_failure(error, session_, *few)
+        assert "too little memory for batches of 32 pictures: give a smaller batch_size" in str(told)
+    told = explain_failure(tf.errors.UnknownError(None, None, "first\nsecond"), session_, *few)
+    assert str(told) == "TensorFlow failed: first; nothing was saved before"
+    assert explain_failure(KeyError("a mistake of ours"), session_, *few) is None
+
+
+def make_session(recipe, folder):
+    return session.Session(build(), Plan(200, 32, 0), recipe, folder, QUIET, None, 600)
+
+
+def test_patience_begins_where_the_whole_network_learns(tmp_path):
+    run = make_session(replace(RECIPE, epochs=9, head_epochs=4, patience=2), tmp_path)
+    run.best_epoch = 1
+    for epoch in range(1, 6):
+        run.history.append({"epoch": epoch})
+        assert not run.is_finished(), epoch
+    run.history.append({"epoch": 6})
+    assert run.is_finished()
+
+
+def test_a_backend_that_cannot_train_is_named(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(RuntimeError, match="training needs Keras on TensorFlow or JAX, not torch"):
+        train(None, None, recipe=RECIPE, output="nowhere")
+
+
 def test_training_stops_where_validation_gets_no_better(few, tmp_path):
     recipe = replace(RECIPE, epochs=9, patience=2, learning_rate=1e-9)
     result = train(build(), *few, recipe=recipe, output=tmp_path, console=QUIET)
@@ -262,6 +366,31 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(few, tmp_path):
     assert not (tmp_path / "other" / "checkpoint.npz").exists()
 
 
+@pytest.mark.parametrize(
+    ("rate", "options", "message"),
+    [
+        (1e40, {}, "conv1/kernel became NaN or infinite in epoch 1, step 1 of 1"),
+        (1e40, {"save_steps": 1}, "conv1/kernel became NaN or infinite in epoch 1, step 1 of 2"),
+        (1e25, {}, "the validation loss became nan in epoch 1, step 1 of 1"),
+    ],
+)
+def test_what_the_last_update_broke_is_never_written(few, tmp_path, rate, options, message):
+    """The loss of a step is that before its update: no further step would tell."""
+    size = len(few[0]) // 2 if options else len(few[0])
+    recipe = replace(RECIPE, epochs=1, ema=0.0, batch_size=size, learning_rate=rate)
+    with pytest.raises(TrainingDivergedError, match=message):
+        train(build(), *few, recipe=recipe, output=tmp_path, console=QUIET, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.txt", "run.json"]
+
+
+def test_numbers_of_half_the_size_are_saved_too(tmp_path):
+    variable = keras.Variable(np.arange(3.0), dtype="bfloat16")
+    save_state(tmp_path / "a.npz", {"model": [variable]}, {"step": 1})
+    variable.assign(np.zeros(3))
+    SavedState(tmp_path / "a.npz").restore("model", [variable])
+    assert keras.ops.convert_to_numpy(variable).tolist() == [0, 1, 2]
+
+
 def test_models_and_pictures_must_fit(few, tmp_path):
     with pytest.raises(ValueError, match="has 10 classes, the pictures have 11"):
         train(build(), replace(few[0], classes=(*"abcdefghijk",)), recipe=RECIPE, output=tmp_path, console=QUIET)
@@ -274,8 +403,12 @@ def test_models_and_pictures_must_fit(few, tmp_path):
 def test_broken_checkpoints_are_named(tmp_path):
     path = tmp_path / "checkpoint.npz"
     path.write_bytes(b"PK\x03\x04 no archive")
-    with pytest.raises(ValueError, match=r"checkpoint=.* cannot be read"):
+    with pytest.raises(ValueError, match=r"cannot be read: it is damaged, or no state of a training; delete it"):
         SavedState(path)
+    path.write_bytes(b"no archive at all")
+    with pytest.raises(ValueError, match="it is damaged") as error:
+        SavedState(path)
+    assert "pickle" not in str(error.value)
     save_state(path, {"model": [keras.Variable(np.zeros(3))]}, {"step": 1})
     with pytest.raises(ValueError, match="another model or optimizer"):
         SavedState(path).restore("model", [keras.Variable(np.zeros(4))])
@@ -341,10 +474,17 @@ def test_a_dry_run_draws_batch_and_schedule(digits, tmp_path, capsys):
         (["--model", "resnet"], "resnet"),
         (["--precision", "int8"], "precision='int8' must be one of"),
         (["--val", "1.5"], "must lie between 0 and 1"),
+        (["--option", "foo=1"], "foo: no option of ResNeXt; choose from avg_down"),
+        (["--option", "include_top=false"], "option='include_top' cannot be given"),
+        (["--option", 'norm_cfg={"type":"GN"}', "--sync-bn"], "sync_bn=True is for BatchNorm"),
+        (["--milestones", "3,x"], "milestones='3,x' must be numbers of epochs"),
+        (["--weights", "nothing.pth"], "weights='nothing.pth': there is no such file"),
+        (["--output", __file__], "test_train.py' is a file, not a folder"),
         (["--process", "1", "--processes", "2"], "needs coordinator"),
     ],
 )
-def test_bad_arguments_are_one_line(digits, tmp_path, capsys, arguments, message):
+def test_bad_arguments_are_one_line(digits, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr(check, "find_unreadable", lambda *_, **__: pytest.fail("pictures were opened before"))
     with pytest.raises(SystemExit) as end:
         cli.main(["train", str(digits), "--output", str(tmp_path / "x"), *arguments])
     assert end.value.code == 2
@@ -352,6 +492,13 @@ def test_bad_arguments_are_one_line(digits, tmp_path, capsys, arguments, message
     assert error.startswith("keras-resnext: ")
     assert message in error
     assert not (tmp_path / "x").exists()
+
+
+def test_synchronised_statistics_keep_what_the_norm_was_told():
+    options = {"norm_cfg": {"type": "BN", "eps": 1e-3}, "style": "caffe"}
+    assert check_options(options, sync_bn=True) == {"norm_cfg": {"type": "SyncBN", "eps": 1e-3}, "style": "caffe"}
+    assert check_options({}, sync_bn=True) == {"norm_cfg": {"type": "SyncBN"}}
+    assert check_options(options) == options
 
 
 def test_recipes_name_their_source():

@@ -60,6 +60,8 @@ def main() -> None:
                 continue
             if process.returncode:
                 sys.exit(f"exit code {process.returncode}")
+            if left := [file.name for file in broken.iterdir() if file.name.startswith(".")]:
+                sys.exit(f"left behind: {', '.join(left)}")
             same = compare(whole / "checkpoint.npz", broken / "checkpoint.npz")
             stopped += 1
             print(f"finished {stopped} after {kills} kills: {'bit-equal' if same else 'DIFFERENT'}", flush=True)

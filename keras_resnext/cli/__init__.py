@@ -4,7 +4,7 @@ import signal
 import sys
 import warnings
 
-from . import benchmark, evaluation, explain, models, records, training  # noqa: F401  their commands
+from . import benchmark, evaluation, explain, models, records, serving, training  # noqa: F401  their commands
 from .base import app, load_framework, tell
 
 __all__ = ["app", "load_framework", "main", "run"]

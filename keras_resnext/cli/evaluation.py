@@ -22,7 +22,8 @@ def evaluate(
     data: Annotated[
         Path,
         typer.Argument(
-            metavar="DATA", help="Folder of class folders, a .csv, .json or .txt list, TFRecords, or tfds:NAME."
+            metavar="DATA",
+            help="Folder of class folders, or val/ of them in it; a .csv, .json or .txt list, TFRecords, or tfds:NAME.",
         ),
     ],
     output: Annotated[Path | None, typer.Option(help="Folder for the results as JSON, CSV and PNG.")] = None,

@@ -9,7 +9,9 @@ import typer
 
 from .base import Model, app, load_framework, printable
 
-Labels = Annotated[Path | None, typer.Option(help="Text file with one class name a line.")]
+Labels = Annotated[
+    Path | None, typer.Option(help="Text file with one class name a line; default labels.txt beside the model.")
+]
 ImageSize = Annotated[int | None, typer.Option(min=1, help="Height and width, where the model leaves it free.")]
 Layer = Annotated[
     str | None, typer.Option(help="Name of a layer whose output is a map, such as layer3_0_relu; default the last one.")
@@ -39,12 +41,13 @@ def explain(
     """Draw where a model looks: Grad-CAM over each picture, as OUTPUT/PICTURE.grad_cam.png."""
     check_files(images)
     load_framework()
+    from ..classifier import check_classifier
     from ..explain import explain_feature_maps, explain_image
     from ..loading import load_model
-    from ..prediction import read_labels
+    from ..prediction import labels_beside, read_labels
 
     loaded = load_model(model)
-    names = read_labels(labels) if labels else None
+    names = read_labels(labels) if labels else labels_beside(model, check_classifier(loaded))
     output.mkdir(parents=True, exist_ok=True)
     for image, stem in zip(images, distinct_stems(images), strict=True):
         path = output / f"{stem}.{method}.png"

@@ -46,7 +46,9 @@ def predict(
     model: Model,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Pictures in any format that Pillow reads.")],
     top: Annotated[int, typer.Option(min=1, help="Classes shown per picture.")] = 5,
-    labels: Annotated[Path | None, typer.Option(help="Text file with one class name a line.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Text file with one class name a line; default labels.txt beside the model.")
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Height and width, where the model leaves it free.")
     ] = None,
@@ -56,12 +58,15 @@ def predict(
         if not image.is_file():
             raise FileNotFoundError(f"image={str(image)!r}: there is no such file")
     load_framework()
+    from ..classifier import check_classifier
     from ..loading import load_model
-    from ..prediction import predict_images, read_labels
+    from ..prediction import labels_beside, predict_images, read_labels
 
-    names = read_labels(labels) if labels else None
+    given = read_labels(labels) if labels else None
+    loaded = load_model(model)
+    names = given or labels_beside(model, check_classifier(loaded))
     table = Table("picture", "rank", "class", "score", box=None)
-    for path, ranking in predict_images(load_model(model), images, top=top, labels=names, image_size=image_size):
+    for path, ranking in predict_images(loaded, images, top=top, labels=names, image_size=image_size):
         for rank, (name, score) in enumerate(ranking, start=1):
             table.add_row(escape(str(path)) if rank == 1 else "", str(rank), escape(name), f"{score:.2%}")
     Console().print(table)
@@ -186,6 +191,9 @@ def export(
     hardware: Annotated[str, typer.Option(help="SavedModel: what it will run on, cpu, gpu or portable.")] = "cpu",
     warmup: Annotated[bool, typer.Option(help="SavedModel: write requests that warm a server up.")] = True,
     tflite: Annotated[bool, typer.Option("--tflite", help="SavedModel: write model.tflite beside it.")] = False,
+    keras_file: Annotated[
+        bool, typer.Option("--keras", help="SavedModel: keep the Keras model beside it, for Grad-CAM in `serve`.")
+    ] = False,
     quantization: Annotated[
         str | None, typer.Option(help="TFLite: float16, dynamic, int8 or int16x8; default float32.")
     ] = None,
@@ -195,7 +203,14 @@ def export(
 ) -> None:
     """Export a model for TF Serving as DST/VERSION, or as a TFLite or ONNX file, and compare it with the model."""
     given: dict[str, dict[str, Any]] = {
-        "saved_model": {"version": version, "labels": labels, "target": hardware, "warmup": warmup, "tflite": tflite},
+        "saved_model": {
+            "version": version,
+            "labels": labels,
+            "target": hardware,
+            "warmup": warmup,
+            "tflite": tflite,
+            "keras_file": keras_file,
+        },
         "tflite": {"quantization": quantization, "calibration": calibration, "io_type": io_type},
         "onnx": {"opset": opset},
     }
@@ -205,6 +220,7 @@ def export(
         "target": "cpu",
         "warmup": True,
         "tflite": False,
+        "keras_file": False,
         "quantization": None,
     }
     usual |= {"calibration": None, "io_type": "float32", "opset": 17}
@@ -217,13 +233,14 @@ def export(
     load_framework()
     from ..export import export_onnx, export_tflite, export_version
     from ..loading import describe_model, load_model
-    from ..prediction import read_labels
+    from ..prediction import labels_beside, read_labels
 
     options = given[format_] | {"image_size": image_size, "pictures": pictures}
     if labels:
         options["labels"] = read_labels(labels)
     loaded = load_model(model)
     if format_ == "saved_model":
+        options["labels"] = options["labels"] or labels_beside(model, loaded.outputs[0].shape[-1])
         options["manifest"] = describe_model(model)
     run: Any = {"saved_model": export_version, "tflite": export_tflite, "onnx": export_onnx}[format_]
     report = run(loaded, target, **options)

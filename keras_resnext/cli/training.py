@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +12,13 @@ from rich.console import Console
 
 from .base import app, load_framework, read_options, tell
 
+PICTURES = "pictures.json"  # which pictures cannot be read, so that a resumption need not look through them again
 _PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 @app.command()
 def train(
+    context: typer.Context,
     data: Annotated[
         Path,
         typer.Argument(
@@ -47,11 +51,16 @@ def train(
     weight_decay: Annotated[float | None, typer.Option(help="L2 for SGD, decoupled for AdamW.")] = None,
     decay_norm_and_bias: Annotated[bool | None, typer.Option(help="Decay norms and biases too.")] = None,
     schedule: Annotated[str | None, typer.Option(help="step, cosine or constant.")] = None,
+    milestones: Annotated[
+        str | None, typer.Option(help="Epochs after which --schedule step divides the rate by 10, such as 30,60,90.")
+    ] = None,
     warmup_epochs: Annotated[float | None, typer.Option(help="How long the learning rate rises.")] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="Share of the target spread over all classes.")] = None,
     clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the whole gradient.")] = None,
     ema: Annotated[float | None, typer.Option(help="Moving average over this share of the training; 0 none.")] = None,
-    head_epochs: Annotated[int | None, typer.Option(help="So long only the head learns.")] = None,
+    head_epochs: Annotated[
+        int | None, typer.Option(help="So long only the head learns; without --weights default 0.")
+    ] = None,
     drop_path_rate: Annotated[float | None, typer.Option(help="Probability of dropping a residual branch.")] = None,
     patience: Annotated[int | None, typer.Option(min=1, help="Stop after so many epochs without a better one.")] = None,
     flip: Annotated[float | None, typer.Option(help="Probability of a left-right flip; 0 for text and digits.")] = None,
@@ -74,7 +83,7 @@ def train(
         int | None, typer.Option(min=1, help="Save the state every so many steps; default every ten minutes.")
     ] = None,
     cache: Annotated[bool, typer.Option("--cache", help="Keep the encoded pictures in memory.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads that read pictures; default all cores.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that make pictures; default all cores.")] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write each epoch's figures for TensorBoard too.")
     ] = False,
@@ -105,9 +114,14 @@ def train(
         changes["color_jitter"] = (color_jitter, color_jitter, color_jitter, 0.0)
     if policy == "none":
         changes["policy"] = None
+    if milestones is not None:
+        changes["milestones"] = _read_epochs(milestones)
     if precision not in (None, *_PRECISIONS):
         raise ValueError(f"precision={precision!r} must be one of {', '.join(_PRECISIONS)}")
     options = read_options(option or [])
+    folder = output or Path("runs") / f"{data.resolve().name}-{model}-{recipe}"
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"output={str(folder)!r} is a file, not a folder")
 
     def join() -> None:
         from .. import distribution
@@ -119,19 +133,27 @@ def train(
     from .. import distribution
     from ..training import find_recipe
     from ..training import train as run
-    from ..training.setup import build_model, draw_plans, read_pictures
+    from ..training.run import check_backend
+    from ..training.setup import build_model, check_options, draw_plans, find_pictures, look_through
 
+    # What takes no time is looked at first, and all pictures last.
+    check_backend()
     console = Console(highlight=False, quiet=distribution.shard()[0] > 0)
     chosen = find_recipe(recipe, **changes)
-    training, validation = read_pictures(data, val, seed=seed, strict=strict, limit=skip_limit, console=console)
-    if sync_bn:
-        options["norm_cfg"] = {"type": "SyncBN"}
+    if weights is None and head_epochs is None and chosen.head_epochs:
+        chosen = replace(chosen, head_epochs=0)
+        console.print("Without --weights the whole network learns from the first epoch on, not its head alone.")
+    options = check_options(options, sync_bn)
+    training, validation = find_pictures(data, val, seed)
     with distribution.spread():
         built, chosen = build_model(
             model, chosen, classes=len(training.classes), weights=weights, options=options, seed=seed,
             precision=precision, resize=image_size is None, val_size=val_size,
         )  # fmt: skip
-        folder = output or Path("runs") / f"{data.resolve().name}-{model}-{recipe}"
+        training, validation = look_through(
+            training, validation, memory=None if dry_run else folder / PICTURES, strict=strict, limit=skip_limit,
+            console=console,
+        )  # fmt: skip
         if dry_run:
             for path in draw_plans(built, training, chosen, folder, seed):
                 console.print(f"Drawn: {path}", markup=False, soft_wrap=True)
@@ -140,9 +162,11 @@ def train(
             result = run(
                 built, training, validation, recipe=chosen, output=folder, seed=seed, validation_size=val_size,
                 save_steps=save_steps, cache=cache, workers=workers, tensorboard=tensorboard,
-                arguments=arguments, console=console,
+                arguments=arguments, command=_recorded(context.params), console=console,
             )  # fmt: skip
-        except distribution.ProcessLostError as error:
+        except (RuntimeError, OSError, ValueError) as error:
+            if distribution.shard()[1] == 1:
+                raise
             tell(str(error))
             sys.stdout.flush()
             os._exit(2)  # a usual exit would wait a minute for the others and then abort
@@ -153,3 +177,16 @@ def train(
 
 def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _read_epochs(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"milestones={text!r} must be numbers of epochs, such as 30,60,90") from None
+
+
+def _recorded(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for, as JSON has it."""
+    given = {name: value for name, value in parameters.items() if value is not None and value is not False}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}

@@ -2,17 +2,19 @@
 
 from .augment import Augmentation
 from .batches import Plan, ValidationBatches, training_batches
-from .check import check_pictures, default_skip_limit, leave_out_unreadable
-from .listing import Listing, find_splits, read_listing, split_listing
+from .check import check_pictures, default_skip_limit, find_unreadable, leave_out_unreadable
+from .listing import CachedReader, Listing, find_splits, read_listing, split_listing
 
 __all__ = [
     "Augmentation",
+    "CachedReader",
     "Listing",
     "Plan",
     "ValidationBatches",
     "check_pictures",
     "default_skip_limit",
     "find_splits",
+    "find_unreadable",
     "leave_out_unreadable",
     "read_listing",
     "split_listing",

@@ -6,6 +6,7 @@ show the same pictures; random crops without antialiasing are TensorFlow's alone
 
 import importlib.util
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,12 +17,13 @@ import keras
 import numpy as np
 from PIL import Image
 
-from ..preprocessing import FILTERS, load_image, preprocess_input, resize_shorter_side
+from ..preprocessing import FILTERS, load_image, preprocess_input, resize_shorter_side, to_rgb
 from ..published import Preprocessing
 from .augment import DRAWS, Augmentation, crop_windows, mix, recolour
 from .listing import Listing
 
 ENGINES = ("auto", "tf.data", "python")
+_READ_AHEAD = {"workers": 2, "max_queue_size": 4}  # batches that Keras makes while the model works, in their order
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def training_batches(
     steps: range,
     *,
     engine: str = "auto",
-    cache: bool = False,
+    read: Callable[[int], bytes] | None = None,
     workers: int | None = None,
 ) -> Any:
     """What `fit` takes for `steps` of training.
@@ -112,8 +114,8 @@ def training_batches(
         preprocessing: mean and standard deviation.
         steps: consecutive ones, counted from 0 over all epochs.
         engine: "tf.data", "python" (threads and Pillow), or "auto": the first where TensorFlow is installed.
-        cache: keep the encoded pictures in memory.
-        workers: threads of the Python engine; default the number of processors.
+        read: gives the encoded picture of an index, in place of `listing.read`, such as `CachedReader(listing).read`.
+        workers: threads; default the number of processors.
 
     Returns:
         Batches of (images (n, size, size, 3) float32, labels (n, classes) float32).
@@ -121,15 +123,15 @@ def training_batches(
     Raises:
         ValueError: an unknown engine, or one that cannot do without antialiasing.
     """
-    read = _Cache(listing) if cache else listing.read
     if resolve_engine(engine) == "tf.data":
         from .tf_batches import make_dataset
 
-        reads_files = not cache and listing.spans is None
-        return make_dataset(listing, plan, augmentation, preprocessing, steps, None if reads_files else read)
+        if read is None and listing.spans is not None:
+            read = listing.read
+        return make_dataset(listing, plan, augmentation, preprocessing, steps, read, workers)
     if not antialiased(augmentation):
         raise ValueError("antialias=False needs engine='tf.data'; Pillow, engine='python', always antialiases")
-    return _TrainingBatches(listing, plan, augmentation, preprocessing, steps, read, workers)
+    return _TrainingBatches(listing, plan, augmentation, preprocessing, steps, read or listing.read, workers)
 
 
 def resolve_engine(engine: str) -> str:
@@ -154,7 +156,7 @@ def make_picture(data: bytes, draws: np.ndarray, seed: int, augmentation: Augmen
 def crop_picture(data: bytes, draws: np.ndarray, augmentation: Augmentation) -> Image.Image:
     """The part of a picture that is shown, in RGB."""
     with Image.open(BytesIO(data)) as opened:
-        picture = opened.convert("RGB")
+        picture = to_rgb(opened)
     if augmentation.crop_padding is not None:
         size, pad = augmentation.size, augmentation.crop_padding
         picture = square(picture, size, FILTERS[augmentation.interpolation])
@@ -194,7 +196,7 @@ class _TrainingBatches(keras.utils.PyDataset):
         read: Any,
         workers: int | None,
     ) -> None:
-        super().__init__()
+        super().__init__(**_READ_AHEAD)
         self.listing, self.plan, self.augmentation = listing, plan, augmentation
         self.preprocessing, self.steps, self.read = preprocessing, steps, read
         self.pool = ThreadPoolExecutor(workers or os.cpu_count())
@@ -238,7 +240,7 @@ class ValidationBatches(keras.utils.PyDataset):
         shard: tuple[int, int] = (0, 1),
         workers: int | None = None,
     ) -> None:
-        super().__init__(workers=1)
+        super().__init__(**_READ_AHEAD)
         self.listing, self.preprocessing, self.size = listing, preprocessing, size
         self.batch_size, self.shard = batch_size, shard
         self.pool = ThreadPoolExecutor(workers or os.cpu_count())
@@ -261,15 +263,3 @@ class ValidationBatches(keras.utils.PyDataset):
         resize = self.preprocessing.resize_for(self.size)
         data = self.listing.read(index)
         return load_image(data, self.size, resize=resize, interpolation=self.preprocessing.interpolation)
-
-
-class _Cache:
-    """Reads each picture once."""
-
-    def __init__(self, listing: Listing) -> None:
-        self.listing, self.held = listing, dict[int, bytes]()
-
-    def __call__(self, index: int) -> bytes:
-        if (data := self.held.get(index)) is None:
-            data = self.held[index] = self.listing.read(index)
-        return data

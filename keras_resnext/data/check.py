@@ -1,18 +1,24 @@
 """Finds pictures that cannot be read before training does."""
 
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import Progress
 
+from ..files import written_whole
+from ..preprocessing import check_depth
 from .listing import Listing
 
 LARGEST_SHARE = 0.01  # of all pictures that may be skipped
 SHOWN = 5
+BLOCK = 1024  # pictures that wait for a thread at the same time
 
 
 def default_skip_limit(count: int) -> int:
@@ -20,22 +26,42 @@ def default_skip_limit(count: int) -> int:
     return max(1, int(count * LARGEST_SHARE))
 
 
-def check_pictures(
+def find_unreadable(
     listing: Listing,
+    indices: Sequence[int] | np.ndarray | None = None,
     *,
-    strict: bool = False,
-    limit: int | None = None,
-    threads: int = 4,
     progress: Callable[[int], None] | None = None,
+) -> dict[int, str]:
+    """Decodes pictures on all processors, coarsely (JPEG at an eighth of its size): index and what is wrong.
+
+    Args:
+        listing: what to check.
+        indices: of the pictures to look at; default all.
+        progress: called with the number of pictures looked at so far.
+    """
+    places = range(len(listing)) if indices is None else [int(index) for index in indices]
+    found = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets threads decode at the same time
+        for start in range(0, len(places), BLOCK):
+            block = places[start : start + BLOCK]
+            for index, problem in zip(block, pool.map(lambda i: _problem(listing, i), block), strict=True):
+                if problem:
+                    found[index] = problem
+            if progress:
+                progress(start + len(block))
+    return found
+
+
+def check_pictures(
+    listing: Listing, *, strict: bool = False, limit: int | None = None, problems: dict[int, str] | None = None
 ) -> tuple[Listing, list[tuple[str, str]]]:
-    """Decodes every picture once, coarsely (JPEG at an eighth of its size), and leaves out what cannot be read.
+    """Leaves out the pictures that cannot be read.
 
     Args:
         listing: what to check.
         strict: whether one unreadable picture is an error.
         limit: how many may be left out; default a hundredth of them, at least one.
-        threads: that decode at the same time; Pillow lets them.
-        progress: called with the number of pictures checked so far.
+        problems: what `find_unreadable` found, if it was asked before.
 
     Returns:
         (the readable ones, [(name, reason), …] of the others).
@@ -44,28 +70,30 @@ def check_pictures(
         ValueError: too many cannot be read, or nothing of a class is left; the first few are named.
     """
     limit = 0 if strict else default_skip_limit(len(listing)) if limit is None else limit
-    readable, skipped = np.ones(len(listing), bool), []
-    with ThreadPoolExecutor(threads) as pool:
-        for index, problem in enumerate(pool.map(lambda i: _problem(listing, i), range(len(listing)), chunksize=16)):
-            if problem:
-                readable[index] = False
-                skipped.append((listing.name(index), problem))
-            if progress:
-                progress(index + 1)
+    problems = find_unreadable(listing) if problems is None else problems
+    skipped = [(listing.name(index), reason) for index, reason in problems.items()]
     if len(skipped) > limit:
         listed = "; ".join(f"{name}: {reason}" for name, reason in skipped[:SHOWN])
         more = f"; and {len(skipped) - SHOWN} more" if len(skipped) > SHOWN else ""
         raise ValueError(
             f"{len(skipped)} of {len(listing)} pictures cannot be read, more than the limit of {limit}: {listed}{more}"
         )
-    kept = listing.select(np.flatnonzero(readable))
+    kept = listing.select(np.setdiff1d(np.arange(len(listing)), list(problems)))
     lost = np.setdiff1d(listing.labels, kept.labels)
     if len(lost):
         raise ValueError(f"no picture of class {listing.classes[lost[0]]!r} can be read; the first: {skipped[0][0]}")
     return kept, skipped
 
 
-def leave_out_unreadable(listing: Listing, name: str, *, strict: bool, limit: int | None, console: Console) -> Listing:
+def leave_out_unreadable(
+    listing: Listing,
+    name: str,
+    *,
+    strict: bool,
+    limit: int | None,
+    console: Console,
+    memory: Path | None = None,
+) -> Listing:
     """`check_pictures` that shows its progress, and tells what it leaves out, on `console`.
 
     Args:
@@ -73,15 +101,33 @@ def leave_out_unreadable(listing: Listing, name: str, *, strict: bool, limit: in
         name: what the progress calls these pictures, such as "training".
         strict, limit: of `check_pictures`.
         console: where to tell.
+        memory: a JSON file of what was found, by the listing's fingerprint; pictures that are known from there are not
+            looked through again.
     """
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"Looking through the {name} pictures", total=len(listing))
-        listing, skipped = check_pictures(
-            listing, strict=strict, limit=limit, progress=lambda done: progress.update(task, completed=done)
-        )
+    known = {} if memory is None else _recall(memory)
+    key = listing.fingerprint() if memory is not None else ""
+    if key in known:
+        problems = {int(index): str(reason) for index, reason in known[key].items()}
+    else:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task(f"Looking through the {name} pictures", total=len(listing))
+            problems = find_unreadable(listing, progress=lambda done: progress.update(task, completed=done))
+    kept, skipped = check_pictures(listing, strict=strict, limit=limit, problems=problems)
+    if memory is not None and key not in known:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(memory) as file:
+            file.write(json.dumps({**known, key: problems}, indent=2).encode("utf-8", "surrogateescape"))
     for picture, reason in skipped:
         console.print(f"left out: {picture}: {reason}", markup=False, soft_wrap=True)
-    return listing
+    return kept
+
+
+def _recall(memory: Path) -> dict[str, dict[str, str]]:
+    try:
+        found = json.loads(memory.read_text(encoding="utf-8"))
+        return {key: dict(problems) for key, problems in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError):  # not there, or not of this making
+        return {}
 
 
 def _problem(listing: Listing, index: int) -> str:
@@ -92,6 +138,10 @@ def _problem(listing: Listing, index: int) -> str:
         with Image.open(BytesIO(data)) as picture:
             picture.draft("RGB", (1, 1))
             picture.load()
+            check_depth(picture)
+    except UnidentifiedImageError:
+        return "it is no picture that Pillow knows"
     except Exception as error:  # Pillow's decoders raise anything at all on broken data
-        return " ".join(str(error).replace(f"{BytesIO}", "").split()) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return " ".join(reason.split())
     return ""

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from . import tfds
-from .records import RECORD_NAME, index_records, read_class_names
+from .records import CLASSES_FILE, RECORD_NAME, index_records, read_class_names
 
 # torchvision's ImageFolder, and GIF.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 LISTS = (".csv", ".json", ".txt")
+MOST_UNNAMED = 100_000  # classes whose names nobody gives; ImageNet-21k has 21,841
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
 
 _FILE_COLUMNS = ("path", "file", "filename", "image")
@@ -75,6 +76,23 @@ class Listing:
         if self.spans is not None:
             digest.update(self.spans.astype("<i8").tobytes())
         return digest.hexdigest()
+
+
+class CachedReader:
+    """Reads each picture of a listing from its file once, and keeps what is encoded in memory.
+
+    Args:
+        listing: whose pictures `read` gives.
+    """
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing, self._held = listing, dict[int, bytes]()
+
+    def read(self, index: int) -> bytes:
+        """As `Listing.read`; any number of threads may call it."""
+        if (data := self._held.get(index)) is None:
+            data = self._held[index] = self.listing.read(index)
+        return data
 
 
 def find_splits(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
@@ -148,6 +166,8 @@ def split_listing(listing: Listing, share: float, seed: int) -> tuple[Listing, L
     taken = np.zeros(len(listing), bool)
     for label, name in enumerate(listing.classes):
         members = rng.permutation(np.flatnonzero(listing.labels == label))
+        if not len(members):  # a list may skip numbers
+            continue
         count = max(1, round(len(members) * share))
         if count >= len(members):
             raise ValueError(f"class {name!r} has {len(members)} pictures, too few to hold out {share:.0%} of them")
@@ -203,9 +223,9 @@ def _read_list(path: Path, expected: tuple[str, ...] | None) -> Listing:
         raise FileNotFoundError(f"data={str(path)!r}: {len(absent)} listed pictures are missing, such as {absent[0]!r}")
     texts = [str(label).strip() for _, label in rows]
     if texts and all(text.lstrip("-").isdecimal() for text in texts):
-        labels = np.array([int(text) for text in texts], "int64")
-        names = expected or read_class_names(path.parent) or tuple(map(str, range(labels.max() + 1)))
-        _check_range(labels, names, path)
+        numbers = [_read_number(text, row, path) for row, text in enumerate(texts, start=1)]
+        names = _numbered(numbers, expected or read_class_names(path.parent), path)
+        labels = np.array(numbers, "int64")
     else:
         names = _ordered(sorted(set(texts)), expected or read_class_names(path.parent), path)
         position = {name: i for i, name in enumerate(names)}
@@ -256,10 +276,7 @@ def _text_rows(path: Path) -> list[tuple[str, str]]:
 
 def _read_records(folder: Path, files: list[str], expected: tuple[str, ...] | None) -> Listing:
     owners, spans, labels = index_records(files)
-    names = expected or read_class_names(folder)
-    if names is None:
-        names = tuple(map(str, range(int(labels.max()) + 1))) if len(labels) else ()
-    _check_range(labels, names, folder)
+    names = _numbered(labels, expected or read_class_names(folder), folder)
     return Listing(tuple(files[i] for i in owners), labels, names, spans)
 
 
@@ -274,17 +291,26 @@ def _ordered(found: Sequence[str], expected: tuple[str, ...] | None, path: Path)
     return expected
 
 
-def _check_range(labels: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-    if len(wrong):
-        raise ValueError(
-            f"data={str(path)!r}: label {labels[wrong[0]]} of picture {wrong[0]} is outside 0..{len(classes) - 1} "
-            f"({len(classes)} classes)"
-        )
+def _read_number(text: str, row: int, path: Path) -> int:
+    try:
+        return int(text)
+    except ValueError:  # such as --5
+        raise ValueError(f"data={str(path)!r}: label {text!r} of row {row} is no number") from None
+
+
+def _numbered(labels: Sequence[int] | np.ndarray, names: tuple[str, ...] | None, path: Path) -> tuple[str, ...]:
+    """The names of the classes that `labels` number; where none are known the numbers up to the highest label."""
+    count = len(names) if names is not None else MOST_UNNAMED
+    for row, label in enumerate(labels, start=1):
+        if not 0 <= label < count:
+            known = f"{count} classes" if names is not None else f"more need their names in {CLASSES_FILE} beside"
+            raise ValueError(f"data={str(path)!r}: label {label} of picture {row} is outside 0..{count - 1} ({known})")
+    return names if names is not None else tuple(map(str, range(int(max(labels)) + 1 if len(labels) else 0)))
 
 
 def _check_names(classes: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for name in classes:
-        if (other := seen.setdefault(name.strip().casefold(), name)) is not name:
-            raise ValueError(f"class names {other!r} and {name!r} are the same but for case and spaces")
+        if (key := name.strip().casefold()) in seen:
+            raise ValueError(f"class names {seen[key]!r} and {name!r} are the same but for case and spaces")
+        seen[key] = name

@@ -30,6 +30,7 @@ def make_dataset(
     preprocessing: Preprocessing,
     steps: range,
     read: Callable[[int], bytes] | None,
+    workers: int | None = None,
 ) -> tf.data.Dataset:
     """As `training_batches`; `read` gives the encoded picture of an index, None has TensorFlow read the files."""
     size, classes = augmentation.size, len(listing.classes)
@@ -90,6 +91,8 @@ def make_dataset(
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = True
+    if workers:
+        options.threading.private_threadpool_size = workers
     # Each process already takes its own part of every batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.with_options(options).apply(tf.data.experimental.assert_cardinality(len(steps))).prefetch(2)

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 from ..classifier import class_names
+from ..model_base import KERAS_FILE
 from ..preprocessing import get_preprocessing
 from .fuse import CONVOLUTIONS, InferenceConv2D
 from .network import build_network, classes_of, is_positive
@@ -86,6 +87,7 @@ def export_version(
     target: str = "cpu",
     warmup: bool = True,
     tflite: bool = False,
+    keras_file: bool = False,
     pictures: Sequence[str | os.PathLike[str]] | None = None,
     manifest: Mapping[str, Any] | None = None,
 ) -> ExportReport:
@@ -99,6 +101,7 @@ def export_version(
         target: "cpu" or "gpu", where the export will run; "portable" for both.
         warmup: whether to write requests with which a server warms up.
         tflite: whether to write `model.tflite` beside it, for servers with --prefer_tflite_model.
+        keras_file: whether to write `assets.extra/model.keras`, of which `keras-resnext serve` makes Grad-CAM.
         pictures: files on which export and model are compared, beside random and handwritten ones.
         manifest: what else to write into `manifest.json`, such as source and accuracy.
 
@@ -140,6 +143,9 @@ def export_version(
             from .tflite import export_tflite
 
             export_tflite(model, aside / "model.tflite", image_size=size)
+        if keras_file:
+            (aside / KERAS_FILE).parent.mkdir(exist_ok=True)
+            model.save(aside / KERAS_FILE)
         facts = {
             "name": model.name,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -13,9 +13,7 @@ from keras import ops
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-
-class TrainingDivergedError(RuntimeError):
-    """The loss is no number any more."""
+from .state import TrainingDivergedError
 
 
 class MovingAverage(keras.callbacks.Callback):

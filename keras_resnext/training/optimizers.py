@@ -7,9 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from .recipes import SCHEDULES, Recipe
+
 Tensor = Any
 
-SCHEDULES = ("step", "cosine", "constant")
 _NORM_AND_BIAS = ("gamma", "beta", "bias")
 
 
@@ -107,3 +108,11 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     def get_config(self) -> dict[str, Any]:
         names = ("peak", "steps_per_epoch", "epochs", "kind", "milestones", "factor", "warmup_epochs", "warmup_start")
         return {name: getattr(self, name) for name in names}
+
+
+def make_schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
+    """The learning rate from where the whole network learns, behind the head's epochs."""
+    epochs = max(recipe.epochs - recipe.head_epochs, 1)
+    milestones = [milestone - recipe.head_epochs for milestone in recipe.milestones]
+    warmup = min(recipe.warmup_epochs, epochs / 2)
+    return Schedule(recipe.peak_rate, steps_per_epoch, epochs, recipe.schedule, milestones, recipe.factor, warmup)

@@ -1,9 +1,12 @@
 """How to train, as data: each recipe is a row with its source."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..data.augment import Augmentation
+
+SCHEDULES = ("step", "cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Recipe:
         momentum, nesterov: of SGD.
         weight_decay: L2 for SGD, decoupled for AdamW.
         decay_norm_and_bias: whether it holds for norms and biases too.
-        schedule, milestones, factor, warmup_epochs: see `optimizers.Schedule`.
+        schedule, milestones, factor, warmup_epochs: see `optimizers.Schedule`; milestones count the head's epochs too.
         label_smoothing: share of the target that is spread over all classes (arXiv 1512.00567).
         clip_norm: largest norm of the whole gradient, None for any.
         accumulate: steps whose gradients are averaged for one update.
@@ -28,7 +31,8 @@ class Recipe:
         head_epochs: at first only the head learns, so long, at `head_rate` times the rate.
         drop_path_rate: of the model.
         augmentation: of the pictures.
-        patience: epochs without a better validation after which training stops, None for never.
+        patience: epochs without a better validation after which training stops, those of the head not counted; None
+            for never.
         source: where it comes from.
     """
 
@@ -41,7 +45,7 @@ class Recipe:
     nesterov: bool = False
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True
-    schedule: str = "step"
+    schedule: str = "constant"
     milestones: tuple[int, ...] = ()
     factor: float = 0.1
     warmup_epochs: float = 0
@@ -63,6 +67,15 @@ class Recipe:
         for name in ("learning_rate", "factor", "head_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be above 0")
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, float)}
+        if wrong := [name for name, value in numbers.items() if not math.isfinite(value)]:
+            raise ValueError(f"{wrong[0]}={numbers[wrong[0]]!r} must be a finite number")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule={self.schedule!r} must be one of {', '.join(SCHEDULES)}")
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError("schedule='step' needs milestones, epochs after which the rate falls, such as 30,60,90")
+        if any(later < earlier for earlier, later in zip((1, *self.milestones), self.milestones, strict=False)):
+            raise ValueError(f"milestones={self.milestones!r} must be epochs from 1 on, in ascending order")
         for name in ("momentum", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be at least 0 and below 1")
@@ -86,21 +99,23 @@ class Recipe:
         return replace(
             self,
             epochs=epochs,
-            milestones=tuple(round(milestone * share) for milestone in self.milestones),
+            milestones=tuple(max(1, round(milestone * share)) for milestone in self.milestones),
             warmup_epochs=self.warmup_epochs * min(share, 1),
             head_epochs=min(round(self.head_epochs * min(share, 1)) or min(self.head_epochs, 1), epochs),
         )
 
 
 _PAPER = Recipe(
-    milestones=(30, 60, 90), source="arXiv 1611.05431, section 4; mmcls configs/_base_/schedules/imagenet_bs256.py"
+    schedule="step",
+    milestones=(30, 60, 90),
+    source="arXiv 1611.05431, section 4; mmcls configs/_base_/schedules/imagenet_bs256.py",
 )
 RECIPES: dict[str, Recipe] = {
     "paper": _PAPER,
     "mmcls": _PAPER,
     "cifar": Recipe(
-        epochs=300, batch_size=128, base_batch_size=128, weight_decay=5e-4, milestones=(150, 225),
-        augmentation=Augmentation(size=32, crop_padding=4),
+        epochs=300, batch_size=128, base_batch_size=128, weight_decay=5e-4, schedule="step",
+        milestones=(150, 225), augmentation=Augmentation(size=32, crop_padding=4),
         source="arXiv 1611.05431, section 5.3",
     ),
     "modern": Recipe(

@@ -1,5 +1,6 @@
 """Training from pictures on disk: any recipe, interrupted at any moment and resumed with nothing lost."""
 
+import hashlib
 import json
 import os
 import platform
@@ -10,16 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from rich.console import Console
 
 from .. import distribution
-from ..data import Listing, Plan, ValidationBatches, training_batches
+from ..classifier import check_classifier
+from ..data import CachedReader, Listing, Plan, ValidationBatches, training_batches
+from ..files import remove_leftovers
 from ..preprocessing import get_preprocessing
-from .callbacks import TrainingDivergedError
+from .failures import explain_failure
 from .recipes import Recipe
-from .session import BEST, BOARD, CHECKPOINT, LABELS, LAST, RUN, Session, write
-from .state import SavedState
+from .session import BEST, BOARD, CHECKPOINT, CURVES, HISTORY, LABELS, LAST, RUN, Session, write
+from .state import SavedState, TrainingDivergedError
+from .step import compiles_by_xla, gives_logits
 from .tensorboard import open_board
+
+BACKENDS = ("tensorflow", "jax")
+# What a run is resumed by the same of.
+COMPARED = ("arguments", "recipe", "seed", "data", "backend", "policy", "validation_size")
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ def train(
     workers: int | None = None,
     tensorboard: bool = False,
     arguments: Mapping[str, Any] | None = None,
+    command: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> TrainingResult:
     """Trains a classifier, or goes on where an interrupted run stopped.
@@ -65,28 +75,34 @@ def train(
     bit-equal to that of a run without a stop.
 
     Args:
-        model: classifier with probabilities as outputs, such as `ResNeXt50(classes=…)`.
+        model: classifier that ends in softmax or gives logits, such as `ResNeXt50(classes=…)`.
         training, validation: pictures with as many classes as the model; without validation, best is by training.
         recipe: of `recipes.find_recipe`.
         output: folder.
         seed: of the order and of every variation. The weights a model starts with are the caller's.
         validation_size: side of the validation pictures; default that of the model, else of its preprocessing.
         save_steps, save_seconds: how often checkpoint.npz is written inside an epoch.
-        engine, cache, workers: of `data.training_batches`.
+        engine, workers: of `data.training_batches`.
+        cache: keep the encoded training pictures in memory.
         tensorboard: also write the figures of each epoch for TensorBoard, into `output`/tensorboard.
-        arguments: what else run.json remembers; a run is resumed by the same arguments alone.
+        arguments: what else makes the run what it is; a run is resumed by the same ones alone.
+        command: what else run.json remembers.
         console: where to print; default standard output.
 
     Raises:
         ImportError: `tensorboard` and TensorBoard is not installed.
         ValueError: model and pictures that do not fit, or a checkpoint of a run with other arguments.
-        RuntimeError: the loss became NaN or infinite, or another process was lost; the last checkpoint is kept.
+        RuntimeError: another backend than TensorFlow or JAX, a picture that can be read no more, a batch too large for
+            the device's memory; the loss or a weight became NaN or infinite, or another process was lost; the last
+            checkpoint is kept.
         OSError: the disk refuses; the last checkpoint is kept.
         SystemExit: SIGTERM or Ctrl-C, after the step was finished and saved.
     """
+    check_backend()
     console = console or Console(highlight=False)
     folder = Path(output)
-    classes = tuple(model.outputs[0].shape)[-1]
+    classes = check_classifier(model)
+    gives_logits(model)  # or probabilities; anything else is an error
     if classes != len(training.classes):
         raise ValueError(f"model={model.name!r} has {classes} classes, the pictures have {len(training.classes)}")
     if validation is not None and validation.classes != training.classes:
@@ -95,39 +111,52 @@ def train(
     plan = Plan(len(training), recipe.batch_size, seed, recipe.augmentation.repeats, shard)
     if recipe.batch_size % (devices := distribution.devices()):
         raise ValueError(f"batch_size={recipe.batch_size!r} must be a multiple of the {devices} devices")
-    run = _describe_run(training, validation, recipe, seed, arguments or {})
-    saved = _find_checkpoint(folder, run)
+    preprocessing = get_preprocessing(model)
+    size = validation_size or model.inputs[0].shape[1] or preprocessing.size
+    run = _describe_run(model, training, validation, recipe, seed, arguments or {}, command or {})
+    run["validation_size"] = None if validation is None else size
+    before, saved = _find_checkpoint(folder, run)
     board = open_board(folder / BOARD) if tensorboard and not shard[0] else None
     if shard[0]:  # the first process speaks and writes for all
         console = Console(quiet=True)
     else:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder, (CHECKPOINT, RUN, HISTORY, CURVES, BEST, LAST, LABELS))
         write(folder / RUN, json.dumps(run, indent=2) + "\n")
         write(folder / LABELS, "".join(f"{name}\n" for name in training.classes))
 
     session = Session(model, plan, recipe, folder, console, save_steps, save_seconds, board)
     if saved:
         session.resume(saved)
-        console.print(f"Resuming at epoch {session.step // plan.steps_per_epoch + 1}, step {session.step}.")
-    preprocessing = get_preprocessing(model)
+        for name, (old, new) in _changes(before, run).items():
+            console.print(f"Since the run began: {name} {old} is now {new}.", markup=False, soft_wrap=True)
+        place = f"at epoch {session.step // plan.steps_per_epoch + 1}, step {session.step}"
+        console.print(f"Finished at epoch {len(session.history)}." if session.is_finished() else f"Resuming {place}.")
+    how = "compiled" if run["xla"] else "not compiled"
+    console.print(f"{run['device']}, {run['policy']}, step {how} by XLA.", soft_wrap=True)
     held_out = None
     if validation is not None:
-        size = validation_size or model.inputs[0].shape[1] or preprocessing.size
         held_out = ValidationBatches(
             validation, preprocessing, size=size, batch_size=recipe.batch_size, shard=shard, workers=workers
         )
 
+    read = CachedReader(training).read if cache else None
+
     def batches(steps: range) -> Any:
-        return training_batches(
-            training, plan, recipe.augmentation, preprocessing, steps, engine=engine, cache=cache, workers=workers
+        return distribution.prefetched(
+            training_batches(
+                training, plan, recipe.augmentation, preprocessing, steps, engine=engine, read=read, workers=workers
+            )
         )
 
     try:
         session.run(batches, held_out)
-    except (TrainingDivergedError, OSError):
+    except TrainingDivergedError:
         raise
     except Exception as error:
-        if shard[1] == 1:
+        if told := explain_failure(error, session, training, validation):
+            raise told from error
+        if shard[1] == 1 or isinstance(error, OSError):
             raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise distribution.ProcessLostError(
@@ -137,8 +166,20 @@ def train(
     return TrainingResult(folder / BEST, folder / LAST, session.best, session.best_epoch, tuple(session.history))
 
 
+def check_backend() -> None:
+    """Raises RuntimeError unless Keras runs on a backend that training knows."""
+    if (backend := keras.backend.backend()) not in BACKENDS:
+        raise RuntimeError(f"training needs Keras on TensorFlow or JAX, not {backend} (set KERAS_BACKEND=jax)")
+
+
 def _describe_run(
-    training: Listing, validation: Listing | None, recipe: Recipe, seed: int, arguments: Mapping[str, Any]
+    model: keras.Model,
+    training: Listing,
+    validation: Listing | None,
+    recipe: Recipe,
+    seed: int,
+    arguments: Mapping[str, Any],
+    command: Mapping[str, Any],
 ) -> dict[str, Any]:
     packages = ("keras_resnext", "keras", keras.backend.backend(), "numpy", "pillow")
     versions = {}
@@ -151,29 +192,48 @@ def _describe_run(
     if validation is not None:
         data |= {"validation": validation.fingerprint(), "validation_pictures": len(validation)}
     run = {
+        "command": dict(command),
         "arguments": dict(arguments),
         "recipe": asdict(recipe),
         "seed": seed,
         "data": data,
         "backend": keras.backend.backend(),
+        "device": distribution.describe_devices(),
         "devices": distribution.devices(),
-        "policy": keras.config.dtype_policy().name,
+        "policy": _policy(model),
+        "xla": compiles_by_xla(model),
+        "weights": _digest(model),
         "versions": {"python": platform.python_version(), **versions},
     }
     return json.loads(json.dumps(run))  # tuples become lists, as they are when read again
 
 
-def _find_checkpoint(folder: Path, run: Mapping[str, Any]) -> SavedState | None:
-    """The state to go on from; None for a new run."""
+def _policy(model: keras.Model) -> str:
+    """What the layers compute in, such as "mixed_bfloat16"; the head may compute in float32 for all that."""
+    layers = [layer for layer in model._flatten_layers(include_self=False) if layer.weights]
+    return str(layers[0].dtype_policy.name)
+
+
+def _digest(model: keras.Model) -> str:
+    """SHA-256 in hex of the weights and statistics that training starts with."""
+    digest = hashlib.sha256()
+    with distribution.apart():
+        for weight in model.weights:
+            digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
+    return digest.hexdigest()
+
+
+def _find_checkpoint(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any], SavedState | None]:
+    """What run.json says and the state to go on from; ({}, None) for a new run."""
     if not (folder / CHECKPOINT).exists():
-        return None
+        return {}, None
     try:
         before = json.loads((folder / RUN).read_text())
     except (OSError, ValueError):
         raise ValueError(f"output={str(folder)!r} has a checkpoint but no readable {RUN}; choose another") from None
     changed = [
         f"{section}.{name}" if name else section
-        for section in ("arguments", "recipe", "seed", "data", "backend")
+        for section in COMPARED
         for name in _differences(before.get(section), run[section])
     ]
     if changed:
@@ -181,7 +241,14 @@ def _find_checkpoint(folder: Path, run: Mapping[str, Any]) -> SavedState | None:
             f"output={str(folder)!r} holds a run with other arguments: {', '.join(changed)} differ; "
             "give the same ones to resume it, or another output"
         )
-    return SavedState(folder / CHECKPOINT)
+    run["weights"] = before.get("weights")  # those that the run began with
+    return before, SavedState(folder / CHECKPOINT)
+
+
+def _changes(before: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What may be another in a run that is resumed, but that its results depend on: name to (before, now)."""
+    old, new = ({"device": facts.get("device"), **facts.get("versions", {})} for facts in (before, run))
+    return {name: (old.get(name), value) for name, value in new.items() if old.get(name) != value}
 
 
 def _differences(before: Any, now: Any) -> list[str]:

@@ -1,5 +1,6 @@
 """A run of training in progress: epochs, validation, and what is written."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -17,7 +18,7 @@ from ..keras_files import save_keras
 from ..plots import draw_history
 from .callbacks import Guard, MovingAverage, ProgressBar
 from .recipes import Recipe
-from .state import SavedState, save_state
+from .state import SavedState, TrainingDivergedError, find_not_finite, save_state
 from .step import compile_model
 
 CHECKPOINT, RUN, HISTORY, CURVES = "checkpoint.npz", "run.json", "history.csv", "curves.png"
@@ -48,6 +49,8 @@ class Session:
         self.spent = 0.0  # seconds in this epoch before the last resumption
         self.started = time.monotonic()
         self.saved: SavedState | None = None
+        self.guard: Guard | None = None
+        self.validating = False
         self.trainable = [(layer, layer.trainable) for layer in _leaves(model)]
         spe, length = plan.steps_per_epoch, recipe.ema * recipe.epochs * plan.steps_per_epoch
         warm = int((recipe.head_epochs + recipe.warmup_epochs) * spe)
@@ -85,8 +88,12 @@ class Session:
             self._set_trainable(False)
 
     def _has_stopped(self) -> bool:
-        patience = self.recipe.patience
-        return patience is not None and len(self.history) - self.best_epoch >= patience and bool(self.history)
+        patience, first = self.recipe.patience, max(self.best_epoch, self.recipe.head_epochs)
+        return patience is not None and bool(self.history) and len(self.history) - first >= patience
+
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return len(self.history) >= self.recipe.epochs or self._has_stopped()
 
     def _begin_phase(self, head: bool) -> None:
         self._set_trainable(head)
@@ -111,20 +118,20 @@ class Session:
         spe = self.plan.steps_per_epoch
         self.started = time.monotonic()
 
-        def describe(step: int) -> str:
-            rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
-            where = f"in epoch {epoch + 1}, step {step - epoch * spe} of {spe} (learning rate {rate:.3g})"
-            kept = self.folder / CHECKPOINT
-            return f"{where}; " + (f"the last good state is {kept}" if kept.exists() else "nothing was saved before")
-
         steps = range(self.step, (epoch + 1) * spe)
-        guard = Guard(steps, lambda step: self._save(step, head, guard), self._is_due, describe)
+        guard = self.guard = Guard(steps, lambda step: self._save(step, head, guard), self._is_due, self._describe)
         watchers = [bar, *([self.average] if self.average else []), guard]
         if self.saved is not None:
             watchers.insert(0, _RestoreMetrics(self.saved))
         with guard.listening():
             done = self.model.fit(
-                batches(steps), initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False, callbacks=watchers
+                batches(steps),
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                steps_per_epoch=len(steps),  # which what is copied to a GPU ahead no longer knows
+                verbose=0,
+                shuffle=False,
+                callbacks=watchers,
             )
             self.saved, self.step = None, steps.stop
             logs = {name: float(values[-1]) for name, values in done.history.items() if name != "cross_entropy"}
@@ -133,13 +140,34 @@ class Session:
             self._save(self.step, head, None)
             guard.leave_if_asked()
 
+    def _describe(self, step: int) -> str:
+        """Where step `step`, counted from 1 over all epochs, is, and what there is to go back to."""
+        spe = self.plan.steps_per_epoch
+        rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        where = f"in epoch {(step - 1) // spe + 1}, step {(step - 1) % spe + 1} of {spe} (learning rate {rate:.3g})"
+        return f"{where}; {describe_state(self.folder)}"
+
+    def _check_weights(self, step: int) -> None:
+        """The loss of a step is that before its update: what the update made is looked at before it is saved."""
+        with distribution.apart():
+            broken = find_not_finite(self.model)
+        if broken is not None:
+            raise TrainingDivergedError(f"{broken} became NaN or infinite {self._describe(step)}")
+
     def _finish_epoch(self, epoch: int, logs: dict[str, float], held_out: ValidationBatches | None) -> None:
         """Validates, with the moving average where there is one, and writes what a user looks at."""
+        self._check_weights(self.step)
         with self.average.applied(self.model) if self.average else nullcontext():
             if held_out is not None:
+                self.validating = True
                 found = self.model.evaluate(held_out, return_dict=True, verbose=0)
+                self.validating = False
                 found["loss"] = found.pop("cross_entropy")  # the mean over pictures, without smoothing
                 logs |= {f"val_{name}": float(value) for name, value in found.items()}
+                if not math.isfinite(logs["val_loss"]):
+                    raise TrainingDivergedError(
+                        f"the validation loss became {logs['val_loss']} {self._describe(self.step)}"
+                    )
             logs["seconds"] = round(self.spent + time.monotonic() - self.started, 3)
             self.spent = 0.0
             self.history.append({"epoch": epoch + 1, **logs})
@@ -165,6 +193,8 @@ class Session:
     def _save(self, step: int, head: bool, guard: Guard | None) -> None:
         self.saved_at = time.monotonic()
         model = guard.model if guard else self.model  # on JAX, asking a callback for its model fetches its weights
+        if guard:
+            self._check_weights(step)
         if not self.writes:
             return
         groups = {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
@@ -218,6 +248,12 @@ def _bare(model: keras.Model) -> Iterator[None]:
         yield
     finally:
         model.optimizer, model.compiled = optimizer, True
+
+
+def describe_state(folder: Path) -> str:
+    """What an error says of the state that a run left behind."""
+    kept = folder / CHECKPOINT
+    return f"the last good state is {kept}" if kept.exists() else "nothing was saved before"
 
 
 def _leaves(model: keras.Model) -> list[keras.layers.Layer]:

@@ -1,5 +1,6 @@
 """From the command line's words to what `training.train` takes."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,42 +13,84 @@ from rich.console import Console
 from ..architectures import find_architecture
 from ..data import Listing, Plan, find_splits, leave_out_unreadable, read_listing, split_listing, training_batches
 from ..distribution import has_gpu
-from ..model import create
+from ..model import ResNeXt, create
 from ..plots import draw_batch, draw_schedule
 from ..preprocessing import get_preprocessing, set_preprocessing
 from ..published import Preprocessing
-from .optimizers import Schedule
+from .optimizers import make_schedule
 from .recipes import Recipe
 
 HELD_OUT = 0.1
 
+# Options of ResNeXt that training itself decides, and by what.
+RESERVED = {
+    "classes": "the pictures",
+    "include_top": "training, which needs a head",
+    "pooling": "training, which needs a head",
+    "out_indices": "training, which needs a head",
+    "input_shape": "--image-size and --val-size",
+    "input_tensor": "--image-size and --val-size",
+    "weights": "--weights",
+    "drop_path_rate": "--drop-path-rate",
+    "name": "--model",
+}
 
-def read_pictures(
-    data: Path, val: str | None, *, seed: int, strict: bool, limit: int | None, console: Console
-) -> tuple[Listing, Listing | None]:
-    """Training and validation pictures, looked through for unreadable ones.
+
+def check_options(options: Mapping[str, Any], sync_bn: bool = False) -> dict[str, Any]:
+    """The options of `ResNeXt` that a user of training may give, with BatchNorm over all devices if asked for.
+
+    Raises:
+        ValueError: no such option, one that training itself decides, or `sync_bn` with another norm than BatchNorm.
+    """
+    for name in options:
+        if name in RESERVED:
+            raise ValueError(f"option={name!r} cannot be given; it is decided by {RESERVED[name]}")
+    known = inspect.signature(ResNeXt).parameters.keys() - RESERVED.keys()
+    if unknown := sorted(options.keys() - known):
+        raise ValueError(f"{', '.join(unknown)}: no option of ResNeXt; choose from {', '.join(sorted(known))}")
+    if not sync_bn:
+        return dict(options)
+    norm = options.get("norm_cfg") or {}
+    if not isinstance(norm, Mapping) or norm.get("type", "BN") not in ("BN", "SyncBN"):
+        raise ValueError(f"sync_bn=True is for BatchNorm; norm_cfg={norm!r} names another norm")
+    return {**options, "norm_cfg": {**norm, "type": "SyncBN"}}
+
+
+def find_pictures(data: Path, val: str | None, seed: int) -> tuple[Listing, Listing | None]:
+    """Training and validation pictures, none of which is opened yet.
 
     Args:
         data: what `read_listing` takes, or a folder with train and val.
         val: None for DIR/val, else a tenth of the pictures; a share; "none"; or what `read_listing` takes.
         seed: of the pictures held out.
-        strict, limit: of `check_pictures`.
-        console: where to tell of progress and of what is left out.
     """
     place, beside = find_splits(data)
     training = read_listing(place)
-    validation: Listing | None = None
     share = _share(val)
     if share is None and val not in (None, "none"):
-        validation = read_listing(str(val), training.classes)
-    elif val is None and beside is not None:
-        validation = read_listing(beside, training.classes)
-    elif val != "none":
-        training, validation = split_listing(training, HELD_OUT if share is None else share, seed)
-    training = leave_out_unreadable(training, "training", strict=strict, limit=limit, console=console)
+        return training, read_listing(str(val), training.classes)
+    if val is None and beside is not None:
+        return training, read_listing(beside, training.classes)
+    if val == "none":
+        return training, None
+    return split_listing(training, HELD_OUT if share is None else share, seed)
+
+
+def look_through(
+    training: Listing,
+    validation: Listing | None,
+    *,
+    memory: Path | None,
+    strict: bool,
+    limit: int | None,
+    console: Console,
+) -> tuple[Listing, Listing | None]:
+    """The pictures that can be read; `leave_out_unreadable` says what the options mean."""
+    options: dict[str, Any] = {"strict": strict, "limit": limit, "console": console, "memory": memory}
+    training = leave_out_unreadable(training, "training", **options)
     held = ", none to validate on"
     if validation is not None:
-        validation = leave_out_unreadable(validation, "validation", strict=strict, limit=limit, console=console)
+        validation = leave_out_unreadable(validation, "validation", **options)
         held = f", {len(validation)} to validate on"
     console.print(f"{len(training.classes)} classes, {len(training)} pictures to train on{held}.")
     return training, validation
@@ -123,12 +166,8 @@ def draw_plans(model: keras.Model, training: Listing, recipe: Recipe, folder: Pa
     paths = [folder / "batch.png", folder / "schedule.png"]
     draw_batch(paths[0], pictures, titles)
     spe = plan.steps_per_epoch
-    epochs = recipe.epochs - recipe.head_epochs
-    schedule = Schedule(
-        recipe.peak_rate, spe, max(epochs, 1), recipe.schedule, recipe.milestones, recipe.factor,
-        min(recipe.warmup_epochs, epochs / 2),
-    )  # fmt: skip
     head = np.full(recipe.head_epochs * spe, recipe.peak_rate * recipe.head_rate)
-    rates = keras.ops.convert_to_numpy(schedule(np.arange(epochs * spe)))
+    steps = np.arange((recipe.epochs - recipe.head_epochs) * spe)
+    rates = keras.ops.convert_to_numpy(make_schedule(recipe, spe)(steps))
     draw_schedule(paths[1], np.concatenate([head, rates]), spe)
     return paths

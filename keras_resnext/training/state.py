@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from ..files import written_whole
 _STATE = "state"
 
 
+class TrainingDivergedError(RuntimeError):
+    """The loss or a weight is no number any more."""
+
+
 def save_state(path: Path, variables: Mapping[str, Sequence[Any]], state: Mapping[str, Any]) -> None:
     """Writes groups of variables and what JSON can hold to `path`, aside and then renamed.
 
@@ -21,12 +26,23 @@ def save_state(path: Path, variables: Mapping[str, Sequence[Any]], state: Mappin
         OSError: the disk refuses; what was at `path` is still there.
     """
     arrays: dict[str, Any] = {_STATE: np.array(json.dumps(state))} | {
-        f"{group}/{index}": keras.ops.convert_to_numpy(variable)
+        f"{group}/{index}": _as_array(variable)
         for group, members in variables.items()
         for index, variable in enumerate(members)
     }
     with written_whole(path) as file:
         np.savez(file, **arrays)
+
+
+def find_not_finite(model: keras.Model) -> str | None:
+    """The path of a weight or a statistic that holds NaN or an infinite value; None where there is none."""
+    return next((weight.path for weight in model.weights if not np.isfinite(_as_array(weight)).all()), None)
+
+
+def _as_array(variable: Any) -> np.ndarray:
+    """In a type that NumPy's files know: bfloat16 as float32."""
+    array = keras.ops.convert_to_numpy(variable)
+    return array.astype("float32") if array.dtype.kind == "V" else array
 
 
 class SavedState:
@@ -45,8 +61,13 @@ class SavedState:
             with np.load(path) as data:
                 self._arrays = dict(data)
             self.state: dict[str, Any] = json.loads(str(self._arrays.pop(_STATE)))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-            raise ValueError(f"checkpoint={str(path)!r} cannot be read: {error}") from error
+        except OSError as error:
+            raise ValueError(f"checkpoint={str(path)!r} cannot be read: {error.strerror or error}") from error
+        except (ValueError, KeyError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+            raise ValueError(
+                f"checkpoint={str(path)!r} cannot be read: it is damaged, or no state of a training; delete it to "
+                "begin anew"
+            ) from error
 
     def restore(self, group: str, variables: Sequence[Any]) -> None:
         """Assigns the saved values.

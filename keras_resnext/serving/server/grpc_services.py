@@ -1,0 +1,176 @@
+"""TF Serving's gRPC interface: PredictionService and GetModelStatus, by the stubs of tensorflow-serving-api."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+
+from .limits import Gate
+from .models import Version
+from .options import ServeOptions
+from .servable import Servable
+from .service import Service
+from .status import RequestError, invalid
+from .tensors import TensorSpec
+
+
+async def start_grpc(service: Service, options: ServeOptions) -> tuple[Any, int]:
+    """(the running server, its port).
+
+    Raises:
+        OSError: the port is taken.
+    """
+    import grpc
+    from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
+    limits = [("grpc.max_receive_message_length", options.max_request), ("grpc.so_reuseport", 0)]
+    server = grpc.aio.server(options=limits)
+    prediction, models = _services(service, Gate(options))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    try:
+        port = server.add_insecure_port(f"{host}:{options.grpc_port}")
+    except RuntimeError as error:
+        raise OSError(f"grpc_port={options.grpc_port!r} on {options.host}: {error}") from None
+    await server.start()
+    return server, int(port)
+
+
+def _services(service: Service, gate: Gate) -> tuple[Any, Any]:
+    import grpc
+    import tensorflow as tf
+    from google.protobuf.any_pb2 import Any as Packed
+    from tensorflow_serving.apis import (
+        classification_pb2,
+        get_model_metadata_pb2,
+        get_model_status_pb2,
+        model_service_pb2_grpc,
+        predict_pb2,
+        prediction_service_pb2_grpc,
+    )
+
+    async def answer(context: Any, request: Any, api: str, work: Callable[[Version, Servable], Awaitable[Any]]) -> Any:
+        spec = request.model_spec
+
+        async def run() -> Any:
+            version = service.models.find(spec.name, *_chosen(spec))
+            with service.models.using(version) as servable:
+                return await work(version, servable)
+
+        return await guarded(context, lambda: service.counted(spec.name, api, "GRPC", run))
+
+    async def guarded(context: Any, work: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            gate.check({name: value for name, value in context.invocation_metadata() if isinstance(value, str)})
+            return await work()
+        except RequestError as error:
+            await context.abort(grpc.StatusCode[error.code], error.message)
+
+    class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
+        async def Predict(self, request: Any, context: Any) -> Any:
+            async def work(version: Version, servable: Servable) -> Any:
+                name = request.model_spec.signature_name or "serving_default"
+                signature = servable.signature(name)
+                if set(request.inputs) != set(signature.inputs):
+                    raise invalid(
+                        f"input size does not match signature: got {sorted(request.inputs)}, expected "
+                        f"{sorted(signature.inputs)}"
+                    )
+                arrays = {key: _to_array(tensor, signature.inputs[key]) for key, tensor in request.inputs.items()}
+                outputs = await service.predict(version, signature, arrays)
+                wanted = set(request.output_filter) or set(outputs)
+                if unknown := sorted(wanted - set(outputs)):
+                    raise invalid(f"output tensor alias not found in signature: {unknown[0]}")
+                response = predict_pb2.PredictResponse(
+                    outputs={k: tf.make_tensor_proto(v, shape=v.shape) for k, v in outputs.items() if k in wanted}
+                )
+                _fill(response.model_spec, version, name)
+                return response
+
+            return await answer(context, request, "Predict", work)
+
+        async def Classify(self, request: Any, context: Any) -> Any:
+            async def work(version: Version, servable: Servable) -> Any:
+                name = request.model_spec.signature_name or "serving_default"
+                examples = [row.SerializeToString() for row in _examples(request.input)]
+                classes, scores = await service.classify(version, servable, name, examples)
+                response = classification_pb2.ClassificationResponse()
+                for labels, numbers in zip(classes.tolist(), scores.tolist(), strict=True):
+                    row = response.result.classifications.add()
+                    for label, score in zip(labels, numbers, strict=True):
+                        row.classes.add(label=label.decode("utf-8", "replace"), score=score)
+                _fill(response.model_spec, version, name)
+                return response
+
+            return await answer(context, request, "Classify", work)
+
+        async def GetModelMetadata(self, request: Any, context: Any) -> Any:
+            async def work(version: Version, servable: Servable) -> Any:
+                if list(request.metadata_field) != ["signature_def"]:
+                    raise invalid("metadata_field must be ['signature_def']")
+                response = get_model_metadata_pb2.GetModelMetadataResponse()
+                _fill(response.model_spec, version, "")
+                signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.definitions)
+                packed = Packed()
+                packed.Pack(signatures)
+                response.metadata["signature_def"].CopyFrom(packed)
+                return response
+
+            return await answer(context, request, "GetModelMetadata", work)
+
+    class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+        async def GetModelStatus(self, request: Any, context: Any) -> Any:
+            async def work() -> Any:
+                response = get_model_status_pb2.GetModelStatusResponse()
+                for row in service.models.states(request.model_spec.name, _chosen(request.model_spec)[0]):
+                    state = get_model_status_pb2.ModelVersionStatus.State.Value(row.state)
+                    status = response.model_version_status.add(version=row.number, state=state)
+                    status.status.error_code = 2 if row.error else 0
+                    status.status.error_message = row.error
+                return response
+
+            return await guarded(context, work)
+
+    return Prediction(), ModelService()
+
+
+def _chosen(spec: Any) -> tuple[int | None, str | None]:
+    """(version, label) of a ModelSpec."""
+    choice = spec.WhichOneof("version_choice")
+    return (
+        spec.version.value if choice == "version" else None,
+        spec.version_label if choice == "version_label" else None,
+    )
+
+
+def _fill(spec: Any, version: Version, signature_name: str) -> None:
+    spec.name, spec.version.value, spec.signature_name = version.model, version.number, signature_name
+
+
+def _to_array(proto: Any, spec: TensorSpec) -> np.ndarray[Any, Any]:
+    import tensorflow as tf
+
+    try:
+        dtype = tf.dtypes.as_dtype(proto.dtype)
+        array = np.asarray(tf.make_ndarray(proto))
+    except (TypeError, ValueError) as error:
+        raise invalid(f"input {spec.name!r} is no tensor: {error}") from None
+    if array.dtype != spec.dtype:
+        raise invalid(f"Expects arg[0] to be {spec.dtype_name} but {dtype.name} is provided, for input {spec.name!r}")
+    spec.check(array)
+    return array
+
+
+def _examples(given: Any) -> list[Any]:
+    """The tf.Examples of an Input; what its context holds is in each of them."""
+    if given.WhichOneof("kind") != "example_list_with_context":
+        return list(given.example_list.examples)
+    found = []
+    for example in given.example_list_with_context.examples:
+        merged = type(example)()
+        merged.CopyFrom(given.example_list_with_context.context)
+        for name, feature in example.features.feature.items():
+            merged.features.feature[name].CopyFrom(feature)
+        found.append(merged)
+    return found

@@ -1,0 +1,112 @@
+"""What REST and gRPC have in common: a request for a model's version, timed, counted and run."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from .batching import Arrays, Batcher
+from .explain import Explainer
+from .metrics import Metrics
+from .models import Models, Version
+from .options import ServeOptions
+from .servable import Servable
+from .signature import CLASSIFY, Signature
+from .status import RequestError, invalid
+from .tensors import Array
+
+Answer = TypeVar("Answer")
+
+
+class Service:
+    """The models of a base and all that answers for them. Made within the event loop that it belongs to."""
+
+    def __init__(self, base: Path, options: ServeOptions) -> None:
+        self.options = options
+        self.metrics = Metrics()
+        self.models = Models(base, options.poll, options.request_timeout)
+        self.batcher = Batcher(
+            self.models,
+            self.metrics,
+            workers=options.workers,
+            max_batch=options.max_batch,
+            timeout=options.batch_timeout,
+            queue=options.queue,
+        )
+        self.explainer = Explainer()
+
+    async def counted(self, model: str, api: str, entrypoint: str, work: Callable[[], Awaitable[Answer]]) -> Answer:
+        """`work()` within the time for a request; how it ended goes into the metrics.
+
+        Raises:
+            RequestError: as `work`, or that it took too long.
+        """
+        started, status = time.perf_counter(), "OK"
+        try:
+            return await asyncio.wait_for(work(), self.options.request_timeout)
+        except asyncio.TimeoutError:
+            status = "DEADLINE_EXCEEDED"
+            raise RequestError(status, f"no answer within {self.options.request_timeout:g} s") from None
+        except RequestError as error:
+            status = error.code
+            raise
+        except BaseException as error:
+            status = "CANCELLED" if isinstance(error, asyncio.CancelledError) else "INTERNAL"
+            raise
+        finally:
+            # Names that anybody can make up would fill the memory with series.
+            known = model if model in self.models.models else ""
+            self.metrics.request(known, api, entrypoint, status, time.perf_counter() - started)
+
+    async def predict(self, version: Version, signature: Signature, arrays: Arrays) -> Arrays:
+        """Runs checked inputs."""
+        return await self.batcher.run(version, signature, arrays)
+
+    async def classify(
+        self, version: Version, servable: Servable, name: str, examples: list[bytes]
+    ) -> tuple[Array, Array]:
+        """(classes, scores), each (examples, k), of serialized tf.Examples.
+
+        Raises:
+            RequestError: the signature is none for classification, or its outputs are not those of one.
+        """
+        signature = servable.signature(name)
+        if signature.method_name != CLASSIFY:
+            raise invalid(
+                f"Expected classification signature method_name to be {CLASSIFY}. Was: {signature.method_name}; "
+                f"signatures for it: {', '.join(self.names_of(servable, CLASSIFY)) or 'none'}"
+            )
+        if set(signature.inputs) != {"inputs"} or not set(signature.outputs) <= {"classes", "scores"}:
+            raise invalid(f"Expected classification signature {name!r} to take inputs and give classes and scores")
+        if not examples:
+            raise invalid("Input is empty.")
+        inputs = np.empty(len(examples), object)
+        inputs[:] = examples
+        outputs = await self.batcher.run(version, signature, {"inputs": inputs})
+        some = next(iter(outputs.values()))
+        if any(output.ndim != 2 or output.shape != some.shape for output in outputs.values()):
+            raise invalid("Expected Tensor shape of classes and scores: [batch_size num_classes] each")
+        classes = outputs.get("classes", np.full(some.shape, b"", object))
+        return classes, outputs.get("scores", np.zeros(some.shape, np.float32))
+
+    @staticmethod
+    def names_of(servable: Servable, method_name: str) -> list[str]:
+        """Signatures for one kind of call."""
+        return sorted(name for name, row in servable.signatures.items() if row.method_name == method_name)
+
+    def gauges(self) -> dict[str, float]:
+        """What is so at this moment, for the metrics."""
+        available = sum(len(model.available) for model in self.models.models.values())
+        return {
+            ":keras_resnext:serving:queue_rows": float(self.batcher.waiting),
+            ":keras_resnext:serving:versions_available": float(available),
+        }
+
+    async def close(self) -> None:
+        """Waits for what runs and frees the models."""
+        await self.batcher.close()
+        self.explainer.close()
+        await self.models.close()

@@ -1,0 +1,50 @@
+"""What went wrong while pictures were shown, in words."""
+
+import sys
+
+import numpy as np
+
+from ..data import Listing, find_unreadable
+from .session import Session, describe_state
+
+AHEAD = 32  # batches that may have been begun before the one that failed was shown
+
+
+def explain_failure(
+    error: Exception, session: Session, training: Listing, validation: Listing | None
+) -> Exception | None:
+    """The error to raise in place of one that came out of TensorFlow or JAX; None where `error` says it best itself.
+
+    A picture that has vanished or is broken since training began is found by looking at those that were about to be
+    shown: neither library says which one it was.
+    """
+    kept = describe_state(session.folder)
+    if is_out_of_memory(error):
+        return RuntimeError(
+            f"the device has too little memory for batches of {session.plan.batch_size} pictures: give a smaller "
+            f"batch_size, and accumulate the gradients of several; {kept}"
+        )
+    if session.validating and validation is not None:
+        listing, indices = validation, np.arange(len(validation))
+    else:
+        step = session.guard.step if session.guard else session.step
+        listing, indices = training, np.concatenate([session.plan.step(step + i).indices for i in range(AHEAD)])
+    for index, reason in find_unreadable(listing, np.unique(indices)).items():
+        return RuntimeError(f"picture {listing.name(index)!r} can be read no more: {reason}; {kept}")
+    if is_tensorflow_error(error):
+        return RuntimeError(f"TensorFlow failed: {str(error).splitlines()[0]}; {kept}")
+    return None
+
+
+def is_tensorflow_error(error: Exception) -> bool:
+    """Whether TensorFlow raised it; its errors have no base class but Exception."""
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device had too little memory, in TensorFlow's words or JAX's."""
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None and isinstance(error, tensorflow.errors.ResourceExhaustedError):
+        return True
+    return isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")
