@@ -12,6 +12,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent / "_ex
 import keras_resnext  # noqa: E402
 
 project = "keras_resnext"
+highlight_language = "text"  # of blocks that name none
 author = "The keras_resnext authors"
 release = version = keras_resnext.__version__
 

@@ -26,7 +26,7 @@ def translate(lines: list[str]) -> list[str]:
         elif section == "Returns" and line and lines[i - 1] == "Returns:":
             line = f":returns: {line.strip()}"
         elif not section and line.startswith("    ") and not lines[i - 1]:
-            found += ["::", ""]
+            found += [".. code-block:: python", ""]
         found.append(line)
     return found
 
