@@ -142,12 +142,12 @@ def prefetched(batches: Any, device: str = "/GPU:0") -> Any:
 
 def describe_devices() -> str:
     """The devices that share a batch, such as "CPU" or "4 GPUs"."""
-    kind = "GPU" if has_gpu() else "TPU" if _has_tpu() else "CPU"
+    kind = "GPU" if has_gpu() else "CPU"
+    if keras.backend.backend() == "jax":
+        import jax
+
+        kind = jax.default_backend().upper()
     return kind if devices() == 1 else f"{devices()} {kind}s"
-
-
-def _has_tpu() -> bool:
-    return bool(keras.distribution.list_devices("tpu"))
 
 
 def has_gpu() -> bool:

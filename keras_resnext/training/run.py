@@ -1,17 +1,13 @@
 """Training from pictures on disk: any recipe, interrupted at any moment and resumed with nothing lost."""
 
-import hashlib
 import json
 import os
-import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 from rich.console import Console
 
 from .. import distribution
@@ -21,14 +17,13 @@ from ..files import remove_leftovers
 from ..preprocessing import get_preprocessing
 from .failures import explain_failure
 from .recipes import Recipe
+from .record import describe_run, find_changes, find_checkpoint
 from .session import BEST, BOARD, CHECKPOINT, CURVES, HISTORY, LABELS, LAST, RUN, Session, write
-from .state import SavedState, TrainingDivergedError
-from .step import compiles_by_xla, gives_logits
+from .state import TrainingDivergedError
+from .step import gives_logits
 from .tensorboard import open_board
 
 BACKENDS = ("tensorflow", "jax")
-# What a run is resumed by the same of.
-COMPARED = ("arguments", "recipe", "seed", "data", "backend", "policy", "validation_size")
 
 
 @dataclass(frozen=True)
@@ -113,9 +108,8 @@ def train(
         raise ValueError(f"batch_size={recipe.batch_size!r} must be a multiple of the {devices} devices")
     preprocessing = get_preprocessing(model)
     size = validation_size or model.inputs[0].shape[1] or preprocessing.size
-    run = _describe_run(model, training, validation, recipe, seed, arguments or {}, command or {})
-    run["validation_size"] = None if validation is None else size
-    before, saved = _find_checkpoint(folder, run)
+    run = describe_run(model, training, validation, recipe, seed, arguments or {}, command or {}, size)
+    before, saved = find_checkpoint(folder, run)
     board = open_board(folder / BOARD) if tensorboard and not shard[0] else None
     if shard[0]:  # the first process speaks and writes for all
         console = Console(quiet=True)
@@ -128,7 +122,7 @@ def train(
     session = Session(model, plan, recipe, folder, console, save_steps, save_seconds, board)
     if saved:
         session.resume(saved)
-        for name, (old, new) in _changes(before, run).items():
+        for name, (old, new) in find_changes(before, run).items():
             console.print(f"Since the run began: {name} {old} is now {new}.", markup=False, soft_wrap=True)
         place = f"at epoch {session.step // plan.steps_per_epoch + 1}, step {session.step}"
         console.print(f"Finished at epoch {len(session.history)}." if session.is_finished() else f"Resuming {place}.")
@@ -170,88 +164,3 @@ def check_backend() -> None:
     """Raises RuntimeError unless Keras runs on a backend that training knows."""
     if (backend := keras.backend.backend()) not in BACKENDS:
         raise RuntimeError(f"training needs Keras on TensorFlow or JAX, not {backend} (set KERAS_BACKEND=jax)")
-
-
-def _describe_run(
-    model: keras.Model,
-    training: Listing,
-    validation: Listing | None,
-    recipe: Recipe,
-    seed: int,
-    arguments: Mapping[str, Any],
-    command: Mapping[str, Any],
-) -> dict[str, Any]:
-    packages = ("keras_resnext", "keras", keras.backend.backend(), "numpy", "pillow")
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "unknown"
-    data = {"training": training.fingerprint(), "pictures": len(training), "classes": len(training.classes)}
-    if validation is not None:
-        data |= {"validation": validation.fingerprint(), "validation_pictures": len(validation)}
-    run = {
-        "command": dict(command),
-        "arguments": dict(arguments),
-        "recipe": asdict(recipe),
-        "seed": seed,
-        "data": data,
-        "backend": keras.backend.backend(),
-        "device": distribution.describe_devices(),
-        "devices": distribution.devices(),
-        "policy": _policy(model),
-        "xla": compiles_by_xla(model),
-        "weights": _digest(model),
-        "versions": {"python": platform.python_version(), **versions},
-    }
-    return json.loads(json.dumps(run))  # tuples become lists, as they are when read again
-
-
-def _policy(model: keras.Model) -> str:
-    """What the layers compute in, such as "mixed_bfloat16"; the head may compute in float32 for all that."""
-    layers = [layer for layer in model._flatten_layers(include_self=False) if layer.weights]
-    return str(layers[0].dtype_policy.name)
-
-
-def _digest(model: keras.Model) -> str:
-    """SHA-256 in hex of the weights and statistics that training starts with."""
-    digest = hashlib.sha256()
-    with distribution.apart():
-        for weight in model.weights:
-            digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
-    return digest.hexdigest()
-
-
-def _find_checkpoint(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any], SavedState | None]:
-    """What run.json says and the state to go on from; ({}, None) for a new run."""
-    if not (folder / CHECKPOINT).exists():
-        return {}, None
-    try:
-        before = json.loads((folder / RUN).read_text())
-    except (OSError, ValueError):
-        raise ValueError(f"output={str(folder)!r} has a checkpoint but no readable {RUN}; choose another") from None
-    changed = [
-        f"{section}.{name}" if name else section
-        for section in COMPARED
-        for name in _differences(before.get(section), run[section])
-    ]
-    if changed:
-        raise ValueError(
-            f"output={str(folder)!r} holds a run with other arguments: {', '.join(changed)} differ; "
-            "give the same ones to resume it, or another output"
-        )
-    run["weights"] = before.get("weights")  # those that the run began with
-    return before, SavedState(folder / CHECKPOINT)
-
-
-def _changes(before: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What may be another in a run that is resumed, but that its results depend on: name to (before, now)."""
-    old, new = ({"device": facts.get("device"), **facts.get("versions", {})} for facts in (before, run))
-    return {name: (old.get(name), value) for name, value in new.items() if old.get(name) != value}
-
-
-def _differences(before: Any, now: Any) -> list[str]:
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [""]
-    return [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
