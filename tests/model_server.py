@@ -30,6 +30,8 @@ from keras_resnext.benchmark.saved_model_session import DTYPES, STRING, Arrays, 
 HTTP_STATUS = {3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 9: 400, 11: 400, 13: 500, 14: 503}  # by status code
 INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION = 3, 5, 9
 CLASSIFY = "tensorflow/serving/classify"
+# Under the command's name the package imports no framework.
+START = "import sys; sys.argv[0] = 'keras-resnext'; from tests.model_server import main; main()"
 PATH = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 
 
@@ -51,7 +53,7 @@ class Servable:
         self.signatures = saved.meta_graphs[0].signature_def
         self.lock = threading.Lock()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.model_server", str(path)],
+            [sys.executable, "-c", START, str(path)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1],
         )  # fmt: skip
 
@@ -484,10 +486,3 @@ def main() -> None:
         assert not {name.partition(".")[0] for name in sys.modules} & {"tensorflow", "keras"}
         pickle.dump(reply, sys.stdout.buffer)
         sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    # Under its own name: pickle looks StatusError up by the module's.
-    from tests.model_server import main as serve
-
-    serve()
