@@ -145,7 +145,21 @@ def test_the_job_s_manifest_says_what_the_command_reads(monkeypatch):
     assert service["metadata"]["name"] == pod["spec"]["subdomain"]
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX's trainer copies ahead by itself")
+def test_batches_are_copied_to_a_device_ahead(monkeypatch):
+    """A CPU passes for the GPU; `fit` must take as many batches as there are."""
+    import tensorflow as tf
+
+    batches = tf.data.Dataset.range(5).map(lambda i: (tf.fill((2, 3), float(i)), tf.one_hot([i % 2] * 2, 2)))
+    assert distribution.prefetched(batches) is batches
+    monkeypatch.setattr(distribution, "has_gpu", lambda: True)
+    ahead = distribution.prefetched(batches, "/CPU:0")
+    assert [float(x[0, 0]) for x, _ in ahead] == [0, 1, 2, 3, 4]
+    assert distribution.prefetched([1]) == [1]
+
+
 def test_alone():
+    assert distribution.describe_devices() == "CPU"
     assert distribution.join() == (0, 1)
     assert distribution.shard() == (0, 1)
     assert distribution.devices() == 1
