@@ -116,10 +116,10 @@ ALLOWED = {
     "distribution": set(),
     "plots": {"files"},
     "training": {
-        *("architectures", "data", "distribution", "files", "keras_files", "model", "plots", "preprocessing"),
-        *("published", "training"),
+        *("architectures", "classifier", "data", "distribution", "files", "keras_files", "model", "plots"),
+        *("preprocessing", "published", "training"),
     },
-    "runtimes": {"classifier", "loading", "preprocessing", "published", "export"},
+    "runtimes": {"classifier", "loading", "prediction", "preprocessing", "published", "export"},
     "metrics": set(),
     "evaluation_plots": {"metrics"},
     "evaluation": {"classifier", "data", "evaluation_plots", "files", "metrics", "runtimes"},
