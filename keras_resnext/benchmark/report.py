@@ -77,10 +77,10 @@ def draw(path: Path, found: Sequence[Measurement]) -> None:
     for place, measured in enumerate(reversed(shown)):
         row, value = _KNOWN[measured.row], float(measured.figure or 0)
         axis.barh(place, value, color=_OURS, height=0.6)
-        inside = value > 0.25  # behind a bar's end stands what is promised
+        inside = value > 0.2  # at a bar's root, clear of what is promised
         axis.text(
-            value - 0.03 if inside else value + 0.03, place, _figure("ratio", value), va="center", fontsize=9,
-            ha="right" if inside else "left", color="white" if inside else "black",
+            0.03 if inside else value + 0.03, place, _figure("ratio", value), va="center", fontsize=9,
+            color="white" if inside else "black",
         )  # fmt: skip
         if row.bar is not None:
             axis.plot([row.bar] * 2, [place - 0.4, place + 0.4], color=_BAR, linewidth=2)
