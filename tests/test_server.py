@@ -58,13 +58,15 @@ class Server:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
         )  # fmt: skip
         self._lines: list[str] = []
+        self._reading = threading.Lock()
 
     def _read_until(self, mark: str) -> str:
-        while not any(line.startswith(mark) for line in self._lines):
-            assert self.process.stdout
-            line = self.process.stdout.readline()
-            assert line, self.process.communicate()[1]
-            self._lines.append(line)
+        with self._reading:  # of several threads one would read the line, and the others wait for ever
+            while not any(line.startswith(mark) for line in self._lines):
+                assert self.process.stdout
+                line = self.process.stdout.readline()
+                assert line, self.process.communicate()[1]
+                self._lines.append(line)
         return next(line for line in self._lines if line.startswith(mark))
 
     @property
