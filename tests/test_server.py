@@ -669,6 +669,7 @@ def states(server, name="net"):
 
 def test_versions_are_swapped_while_requests_run(swapped):
     failures, answered, stop = [], [], threading.Event()
+    wait_for(lambda: states(swapped).get(1) == "AVAILABLE")
 
     def load():
         while not stop.is_set():
