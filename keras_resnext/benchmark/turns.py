@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 
+UNCOUNTED = 2  # rounds before the first that counts: a process that waited may have to get its memory back first
 REST = 0.3  # seconds between turns: threads keep spinning for a while
 
 
@@ -42,7 +43,7 @@ def take_turns(
     seconds: dict[str, list[float]] = {label: [] for label in processes}
     memory: dict[str, int] = {}
     try:
-        for _ in range(rounds):
+        for number in range(UNCOUNTED + rounds):
             for label, process in processes.items():
                 assert process.stdin is not None
                 assert process.stdout is not None
@@ -51,7 +52,8 @@ def take_turns(
                 answer = process.stdout.readline().split()
                 if len(answer) != 2:
                     raise ContenderError(f"{label} ended with {process.wait()}, of too little memory perhaps")
-                seconds[label].append(float(answer[0]))
+                if number >= UNCOUNTED:
+                    seconds[label].append(float(answer[0]))
                 memory[label] = int(answer[1])
                 time.sleep(rest)
     finally:
