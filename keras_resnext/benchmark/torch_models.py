@@ -1,5 +1,7 @@
 """torchvision's networks, as peers."""
 
+import importlib
+import sys
 from typing import Any
 
 
@@ -9,17 +11,22 @@ def torchvision_model(name: str) -> Any:
 
 
 def load_torchvision() -> Any:
-    """torchvision, also beside a build of PyTorch for CPUs alone, to which it is not fitted."""
+    """torchvision, also beside a build of PyTorch for CPUs alone, to which it is not fitted.
+
+    There its operators are missing and are declared; a torchvision that fits declares them itself.
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError:  # operator torchvision::nms does not exist
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
     import torch
 
-    if not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for op in ("nms", "qnms"):
-            library.define(op + "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-        _KEPT.append(library)
-    import torchvision
-
-    return torchvision
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for op in ("nms", "qnms"):
+        library.define(op + "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+    _KEPT.append(library)
+    return importlib.import_module("torchvision")
 
 
 _KEPT: list[Any] = []  # declarations end with the object that made them

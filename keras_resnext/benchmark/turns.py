@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 
-UNCOUNTED = 2  # rounds before the first that counts: a process that waited may have to get its memory back first
+UNCOUNTED = 3  # rounds before the first that counts: a process that has waited long is slow for a few
 REST = 0.3  # seconds between turns: threads keep spinning for a while
 
 
