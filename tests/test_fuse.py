@@ -1,6 +1,7 @@
 """The inference copy: the same numbers, fewer layers, the original untouched, and it runs on every kind of CPU."""
 
 import importlib
+from collections import Counter
 
 import keras
 import numpy as np
@@ -180,3 +181,29 @@ def test_every_target_runs_on_every_cpu(target, onednn, tmp_path, monkeypatch):
 def test_errors(make, options, message):
     with pytest.raises(ValueError, match=message):
         fuse(make(), **options)
+
+
+@pytest.mark.parametrize(("target", "waiting"), [("cpu", 4), ("portable", 0)])
+def test_shortcuts_wait_for_their_branch(target, waiting):
+    import tensorflow as tf
+
+    copy = fuse(ResNeXt(**SMALL), target)
+    graph = tf.function(copy).get_concrete_function(tf.TensorSpec((1, 64, 64, 3))).graph
+    copies = [operation for operation in graph.get_operations() if operation.type == "Identity"]
+    assert sum(bool(copy.control_inputs and copy.outputs[0].consumers()) for copy in copies) == waiting
+
+
+def test_nothing_is_left_beside_the_convolutions(tmp_path):
+    """In the graph as TensorFlow runs it; an untrained network too, whose biases are zeros."""
+    import tensorflow.compat.v1 as tf
+
+    folder = export_saved_model(ResNeXt(**{**SMALL, "groups": 1}), tmp_path, warmup=False)
+    with tf.Session(graph=tf.Graph()) as session:
+        signature = tf.saved_model.load(session, ["serve"], str(folder)).signature_def["serving_default"]
+        told, options = tf.RunMetadata(), tf.RunOptions(output_partition_graphs=True)
+        given = {signature.inputs["images"].name: IMAGES}
+        session.run(signature.outputs["probabilities"].name, given, options, told)
+    ran = Counter(node.op.removeprefix("_MklNative") for graph in told.partition_graphs for node in graph.node)
+    assert not {"Conv2D", "BiasAdd"} & set(ran)
+    assert ran["Relu"] in (0, 5)  # those behind the sums of the blocks are joined by oneDNN alone
+    assert ran["FusedConv2D"] + ran["PadWithFusedConv2D"] + ran["_FusedConv2D"] >= 1 + 4 * 4 + 3

@@ -70,6 +70,8 @@ def fuse(model: keras.Model, target: str = "portable") -> keras.Model:
     absorbed = {id(layer) for fusion in fusions.values() for layer in fusion if layer is not None}
     originals: dict[int, keras.layers.Layer] = {}  # id of the copy -> the layer
     names: Counter[str] = Counter()
+    read: dict[int, Tensor] = {}  # what convolutions took so far
+    latest: Tensor = None  # what the last of them gave
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.Model):
@@ -82,6 +84,7 @@ def fuse(model: keras.Model, target: str = "portable") -> keras.Model:
         return twin
 
     def call(twin: keras.layers.Layer, *args: Any, **kwargs: Any) -> Tensor:
+        nonlocal latest
         layer = originals.get(id(twin))
         if layer is None:
             return twin(*args)
@@ -90,7 +93,11 @@ def fuse(model: keras.Model, target: str = "portable") -> keras.Model:
         if _is_convolution(layer):
             names[layer.name] += 1
             name = layer.name if names[layer.name] == 1 else f"{layer.name}_{names[layer.name]}"
-            return _convolution(layer, fusions.get(id(layer), _Fusion(None, None)), lowering, name)(args[0])
+            convolution = _convolution(layer, fusions.get(id(layer), _Fusion(None, None)), lowering, name)
+            beside = target == "cpu" and id(args[0]) in read
+            latest = convolution(args[0], latest if beside else None)
+            read[id(args[0])] = args[0]
+            return latest
         if not isinstance(layer, keras.layers.Layer):  # an operation, such as `x * 2`
             return twin(*args, **kwargs)
         kwargs.pop("training", None)
@@ -203,8 +210,14 @@ class InferenceConv2D(keras.layers.Layer):
     def _constant(self, name: str, value: np.ndarray) -> keras.Variable:
         return self.add_weight(value.shape, lambda shape, dtype: value, name=name, trainable=False)
 
-    def call(self, inputs: Tensor) -> Tensor:
+    def call(self, inputs: Tensor, after: Tensor = None) -> Tensor:
+        """Waits for `after`: two convolutions that TensorFlow runs at once on a CPU take longer than in turn."""
         import tensorflow as tf
+
+        if after is not None:
+            # Of copies, since TensorFlow joins nothing with an operation that others wait for.
+            with tf.control_dependencies([tf.identity(after)]):
+                inputs = tf.identity(inputs)
 
         # A softmax, say, looks at all channels.
         each = len(self.parts) == 1 or self.activation in ELEMENTWISE
@@ -246,6 +259,8 @@ def _convolution(layer: keras.layers.Conv2D, fusion: _Fusion, lowering: str, nam
         bias = (bias - mean) * scale + (keras.ops.convert_to_numpy(norm.beta) if norm.center else 0)
         kernel = kernel * scale
     kernel, bias = kernel.astype("float32"), bias.astype("float32")
+    # TensorFlow drops a bias of zeros, and then joins no activation either.
+    bias = bias if bias.any() else np.full_like(bias, np.finfo("float32").tiny)
     kernels = _parts(kernel, layer.groups, lowering)
     activation = (
         fusion.activation.activation if isinstance(fusion.activation, keras.layers.Activation) else layer.activation
