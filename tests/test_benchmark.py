@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import time
 from collections import Counter
 
 import keras
@@ -15,7 +16,7 @@ from keras_resnext.benchmark import work as work_module
 from keras_resnext.benchmark.rows import GROWTH, Row
 from keras_resnext.benchmark.run import measure
 from keras_resnext.benchmark.turns import ContenderError, start, take_turns
-from keras_resnext.benchmark.work import CONTENDERS, FILES, Contender, needs
+from keras_resnext.benchmark.work import CONTENDERS, FILES, Contender, Seconds, needs
 
 
 def test_rows_name_what_there_is():
@@ -63,6 +64,19 @@ def test_a_missing_peer_is_named(monkeypatch):
     assert missing.missing == "not installed: no_such_library"
     there = measure("help", Row("b", "help", figure="seconds"), Work(), 1, None)
     assert [there.figure] == there.seconds["help"]
+
+
+def test_what_a_contender_returns_is_no_time(monkeypatch):
+    """A training step returns its loss, which is a float too."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "argv", sys.argv[:])
+    from keras_resnext.benchmark.child import TURN, time_turn
+
+    assert time_turn(lambda: 1e9) < 1e9
+    assert time_turn(lambda: Seconds(1e9)) == 1e9
+    runs = iter([0.2, 0.05] + [0.001] * 999)
+    assert time_turn(lambda: time.sleep(next(runs))) < TURN
+    assert next(runs, None) == 0.001
 
 
 def test_processes_that_end_are_told_of():

@@ -16,10 +16,11 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 sys.argv[0] = "keras-resnext"  # then importing the package imports no framework
 
-from keras_resnext.benchmark.work import CONTENDERS, FILES, Work  # noqa: E402
+from keras_resnext.benchmark.work import CONTENDERS, FILES, Seconds, Work  # noqa: E402
 
-WARM = 3
-TURN = 0.3
+WARM = 3  # runs before "ready"
+LONG = 20.0  # seconds after which they are enough
+TURN = 0.3  # seconds of one turn, where a run is shorter
 
 
 def find(place: str) -> Callable[[Work], Any]:
@@ -41,7 +42,7 @@ def time_turn(run: Callable[[], Any]) -> float:
     while not seconds or time.perf_counter() - begun < TURN:
         start = time.perf_counter()
         own = run()
-        seconds.append(own if isinstance(own, float) else time.perf_counter() - start)
+        seconds.append(own if isinstance(own, Seconds) else time.perf_counter() - start)
     return median(seconds[1:] or seconds)
 
 
@@ -54,8 +55,11 @@ def main(task: str, name: str, text: str) -> None:
     if CONTENDERS[name].one_core and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     run = find(CONTENDERS[name].run)(work)
+    begun = time.perf_counter()
     for _ in range(WARM):
         run()
+        if time.perf_counter() - begun > LONG:
+            break
     print("ready", flush=True)
     for _ in sys.stdin:
         print(time_turn(run), peak_memory(), flush=True)

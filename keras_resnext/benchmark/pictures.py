@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from .torch_models import load_torchvision
-from .work import Work
+from .work import Seconds, Work
 
 COUNT, BATCH, BATCHES, AHEAD = 128, 32, 16, 6
 
@@ -41,16 +41,16 @@ def ours(folder: Path, size: int, *, antialias: bool, batch: int = BATCH) -> Cal
     return lambda: next(iterator)
 
 
-def _several(take: Callable[[], Any]) -> Callable[[], float]:
+def _several(take: Callable[[], Any]) -> Callable[[], Seconds]:
     """Seconds for BATCHES batches; those that a pipeline may have read ahead, while others had their turn, go first."""
 
-    def run() -> float:
+    def run() -> Seconds:
         for _ in range(AHEAD):
             take()
         start = time.perf_counter()
         for _ in range(BATCHES):
             take()
-        return time.perf_counter() - start
+        return Seconds(time.perf_counter() - start)
 
     return run
 
@@ -63,7 +63,7 @@ def plain(work: Work) -> Callable[[], object]:
     return _several(ours(work.folder / "jpeg", work.size, antialias=False))
 
 
-def waiting(work: Work) -> Callable[[], float]:
+def waiting(work: Work) -> Callable[[], Seconds]:
     """Seconds that a training step waits for its pictures, all processors shared."""
     import keras
 
@@ -73,12 +73,12 @@ def waiting(work: Work) -> Callable[[], float]:
     model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
     take = ours(work.folder / "jpeg", work.size, antialias=True, batch=work.batch)
 
-    def run() -> float:
+    def run() -> Seconds:
         start = time.perf_counter()
         images, labels = take()
         waited = time.perf_counter() - start
         model.train_on_batch(images, np.argmax(labels, 1))
-        return waited
+        return Seconds(waited)
 
     return run
 

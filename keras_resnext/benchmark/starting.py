@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from .torch_models import load_torchvision
-from .work import Work
+from .work import Seconds, Work
 
 
 def build(work: Work) -> Callable[[], object]:
@@ -38,10 +38,10 @@ def build_torchvision(work: Work) -> Callable[[], object]:
     return lambda: torchvision.models.get_model(work.architecture, weights=None)
 
 
-def import_package(work: Work) -> Callable[[], float]:
+def import_package(work: Work) -> Callable[[], Seconds]:
     """Seconds by the new interpreter's own clock, Keras and its backend imported before."""
     code = "import keras, time; start = time.perf_counter(); import keras_resnext; print(time.perf_counter() - start)"
-    return lambda: float(_python(code))
+    return lambda: Seconds(_python(code))
 
 
 def command_line(work: Work) -> Callable[[], object]:

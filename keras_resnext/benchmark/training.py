@@ -58,7 +58,11 @@ def _steps(model: Any, work: Work) -> Callable[[], object]:
 
     model.compile(keras.optimizers.SGD(RATE, MOMENTUM), "sparse_categorical_crossentropy")
     images, labels = pictures(work)
-    return lambda: model.train_on_batch(images, labels)
+
+    def step() -> None:
+        model.train_on_batch(images, labels)
+
+    return step
 
 
 def pytorch(work: Work) -> Callable[[], object]:

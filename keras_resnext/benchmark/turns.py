@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 
-UNCOUNTED = 3  # rounds before the first that counts: a process that has waited long is slow for a few
+UNCOUNTED = 1  # rounds before the first that counts: a process waits while the others get ready
 REST = 0.3  # seconds between turns: threads keep spinning for a while
 
 

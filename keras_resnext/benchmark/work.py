@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class Seconds(float):
+    """What a contender returns that measures itself. A type of its own: a loss is a float too."""
+
+
 @dataclass(frozen=True)
 class Work:
     """One task, the same for all that are compared.
@@ -36,8 +40,8 @@ class Contender:
 
     Attributes:
         label: what tables call it.
-        run: "module:function" in this package: a `Work` to a function that does it once; if that gives a float, these
-            are the seconds, else they are measured around it.
+        run: "module:function" in this package: a `Work` to a function that does it once; if that gives `Seconds`, they
+            count, else they are measured around it.
         needs: packages; without them, or those of its file, a row says what is missing.
         file: of `FILES`, that it reads.
         backend: what Keras must run on, None where it does not matter.
