@@ -65,14 +65,6 @@ def export_torchvision_onnx(work: Work) -> None:
     )  # fmt: skip
 
 
-def keras_model(work: Work) -> Callable[[], object]:
-    """The Keras model itself, as a graph."""
-    import tensorflow as tf
-
-    call, images = tf.function(_model(work)), tf.constant(images_of(work))
-    return lambda: call(images, training=False)
-
-
 def saved_model(work: Work) -> Callable[[], object]:
     """Through TensorFlow's C API with XLA switched off, as TF Serving runs it."""
     import json

@@ -99,11 +99,11 @@ def _peer(measured: Measurement) -> str:
 
 
 def draw_growth(path: Path, found: Sequence[Measurement]) -> None:
-    """Writes a PNG of the time by area and by batch, beside the straight lines through the largest."""
-    times = {m.row: statistics.median(m.seconds["keras"]) for m in found if m.row in GROWTH and m.seconds}
+    """Writes a PNG of the time by area and by batch, beside straight lines through nothing and the middle."""
+    times = {m.row: m.figure for m in found if m.row in GROWTH}
     figure = new_figure((8, 3.4))
     series = [
-        ("pixels of a picture", [(size**2, times.get(f"growth-{size}-1")) for size in GROWTH_SIZES]),
+        ("pixels of a picture, batch 8", [(size**2, times.get(f"growth-{size}-8")) for size in GROWTH_SIZES]),
         ("pictures in a batch, 224x224", [(batch, times.get(f"growth-224-{batch}")) for batch in GROWTH_BATCHES]),
     ]
     for axis, (label, points) in zip(figure.subplots(1, 2), series, strict=True):
@@ -111,7 +111,9 @@ def draw_growth(path: Path, found: Sequence[Measurement]) -> None:
         if known:
             x, y = zip(*known, strict=True)
             axis.plot(x, y, "o-", color=_OURS)
-            axis.plot([0, x[-1]], [0, y[-1]], "--", color=_PEER, linewidth=1)
+            each = statistics.median(b / a for a, b in known)
+            axis.plot([0, x[-1]], [0, each * x[-1]], "--", color=_PEER, linewidth=1)
+            axis.set_title(f"linear within {max(abs(b / a / each - 1) for a, b in known):.0%}", fontsize=10)
         axis.set_xlabel(label)
         axis.set_ylabel("ms")
         axis.set_ylim(0)

@@ -76,7 +76,6 @@ CONTENDERS: dict[str, Contender] = {
     "train_torch_compiled": Contender("torch.compile", "accelerated:train_torch", _TORCH),
     "infer_jax": Contender("keras_resnext on JAX", "accelerated:infer_jax", ("jax",), backend="jax"),
     "infer_torch_compiled": Contender("torch.compile", "accelerated:infer_torch", _TORCH),
-    "keras": Contender("keras_resnext on TensorFlow", "inference:keras_model", _TENSORFLOW, backend="tensorflow"),
     "saved_model": Contender("SavedModel, C API", "inference:saved_model", _TENSORFLOW, "base"),
     "tflite_beside": Contender("its model.tflite", "inference:tflite_beside", ("ai_edge_litert",), "base"),
     "tflite": Contender("TFLite", "inference:tflite_float", ("ai_edge_litert",), "float.tflite"),
