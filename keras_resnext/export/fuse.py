@@ -27,6 +27,9 @@ ELEMENTWISE = [
         *("tanh", "softplus", "softsign", "hard_silu", "mish", "exponential"),
     )
 ]
+# In place of a bias of zeros, which TensorFlow drops, and then joins no activation with the convolution either: less
+# than a rounding error of any value that matters, and so large that its products with weights are not denormal.
+NO_BIAS = {"cpu": 1e-20, "gpu": 0.0, "portable": 0.0}
 CONVOLUTIONS = (keras.layers.Conv2D, GroupedConv2D, WSConv2D)
 
 
@@ -93,7 +96,8 @@ def fuse(model: keras.Model, target: str = "portable") -> keras.Model:
         if _is_convolution(layer):
             names[layer.name] += 1
             name = layer.name if names[layer.name] == 1 else f"{layer.name}_{names[layer.name]}"
-            convolution = _convolution(layer, fusions.get(id(layer), _Fusion(None, None)), lowering, name)
+            fusion = fusions.get(id(layer), _Fusion(None, None))
+            convolution = _convolution(layer, fusion, lowering, NO_BIAS[target], name)
             beside = target == "cpu" and id(args[0]) in read
             latest = convolution(args[0], latest if beside else None)
             read[id(args[0])] = args[0]
@@ -247,7 +251,9 @@ def _is_convolution(layer: keras.layers.Layer) -> bool:
     return type(layer) in CONVOLUTIONS and layer.data_format == "channels_last"
 
 
-def _convolution(layer: keras.layers.Conv2D, fusion: _Fusion, lowering: str, name: str) -> InferenceConv2D:
+def _convolution(
+    layer: keras.layers.Conv2D, fusion: _Fusion, lowering: str, no_bias: float, name: str
+) -> InferenceConv2D:
     kernel = layer.standardise(layer.kernel) if isinstance(layer, WSConv2D) else layer.kernel
     kernel = np.asarray(keras.ops.convert_to_numpy(kernel), "float64")
     bias = np.asarray(keras.ops.convert_to_numpy(layer.bias), "float64") if layer.use_bias else np.zeros(layer.filters)
@@ -259,8 +265,7 @@ def _convolution(layer: keras.layers.Conv2D, fusion: _Fusion, lowering: str, nam
         bias = (bias - mean) * scale + (keras.ops.convert_to_numpy(norm.beta) if norm.center else 0)
         kernel = kernel * scale
     kernel, bias = kernel.astype("float32"), bias.astype("float32")
-    # TensorFlow drops a bias of zeros, and then joins no activation either.
-    bias = bias if bias.any() else np.full_like(bias, np.finfo("float32").tiny)
+    bias = bias if bias.any() else np.full_like(bias, no_bias)
     kernels = _parts(kernel, layer.groups, lowering)
     activation = (
         fusion.activation.activation if isinstance(fusion.activation, keras.layers.Activation) else layer.activation
