@@ -19,14 +19,21 @@ Pair = tuple[int, int]
 
 LOWERINGS = ("auto", "grouped", "merged")
 
-# Channels that a merged convolution should have on its narrower side. Measured on 2 AVX2 cores, float32, batch 8,
-# TensorFlow 2.21: forward and both gradients of the 3x3 at ResNeXt-50's stages, milliseconds by merged width.
+# Channels that a merged convolution should have on its narrower side, where a group has up to NARROW and where more.
+# ResNeXt-50's 3x3 forward and both gradients, milliseconds by merged width, float32, batch 8, TensorFlow 2.21, 2 cores:
 #            56x56x128   28x28x256   14x14x512   7x7x1024
+#   AVX2
 #   16           74          33          20          -
 #   32           78          42          20          20
 #   64           87          55          36          22
 #   128         145         100          53          39
-#   256           -         147          98          60
+#   AVX512, oneDNN
+#   16           23          15          13          12
+#   32           36          19          13          12
+#   64           58          30          17          12
+#   128         105          56          28          18
+# A whole step with 16 for the narrow ones in place of 32: 0.95 to 0.98 of the time, with oneDNN and without.
+NARROW, NARROW_MERGED_WIDTH = 8, 16
 MERGED_WIDTH = 32
 
 
@@ -140,9 +147,10 @@ def _pair(value: int | Pair, name: str) -> Pair:
 
 
 def merged_groups(groups: int, channels: int, filters: int) -> int:
-    """How many neighbouring groups to join: the most that divide `groups` and stay within `MERGED_WIDTH`."""
+    """How many neighbouring groups to join: the most that divide `groups` and stay within the merged width."""
     width = max(channels, filters) // groups
-    return max((n for n in range(1, groups + 1) if groups % n == 0 and n * width <= MERGED_WIDTH), default=1)
+    widest = NARROW_MERGED_WIDTH if width <= NARROW else MERGED_WIDTH
+    return max((n for n in range(1, groups + 1) if groups % n == 0 and n * width <= widest), default=1)
 
 
 def merge_kernel(kernel: Tensor, groups: int) -> Tensor:

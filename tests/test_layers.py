@@ -132,7 +132,15 @@ def test_same_weights_as_conv2d_and_unknown_sizes():
 
 @pytest.mark.parametrize(
     ("groups", "channels", "filters", "joined"),
-    [(32, 128, 128, 8), (32, 1024, 1024, 1), (64, 256, 256, 8), (32, 32, 32, 32), (6, 24, 24, 6), (5, 80, 80, 1)],
+    [
+        (32, 128, 128, 4),
+        (32, 512, 512, 2),
+        (32, 1024, 1024, 1),
+        (64, 256, 256, 4),
+        (32, 32, 32, 16),
+        (6, 24, 24, 3),
+        (5, 80, 80, 1),
+    ],
 )
 def test_merged_groups(groups, channels, filters, joined):
     assert layers.merged_groups(groups, channels, filters) == joined

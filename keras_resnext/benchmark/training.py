@@ -24,7 +24,7 @@ def build(work: Work) -> Any:
     from keras_resnext import layers
 
     if work.width:
-        layers.MERGED_WIDTH = work.width
+        layers.MERGED_WIDTH = layers.NARROW_MERGED_WIDTH = work.width
     model = keras_resnext.create(work.architecture, input_shape=(work.size, work.size, 3))
     for layer in model.layers:
         if isinstance(layer, layers.GroupedConv2D):
