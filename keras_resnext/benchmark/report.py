@@ -103,7 +103,10 @@ def draw_growth(path: Path, found: Sequence[Measurement]) -> None:
     times = {m.row: m.figure for m in found if m.row in GROWTH}
     figure = new_figure((8, 3.4))
     series = [
-        ("pixels of a picture, batch 8", [(size**2, times.get(f"growth-{size}-8")) for size in GROWTH_SIZES]),
+        (
+            "1000 pixels of a picture, batch 8",
+            [(size**2 / 1000, times.get(f"growth-{size}-8")) for size in GROWTH_SIZES],
+        ),
         ("pictures in a batch, 224x224", [(batch, times.get(f"growth-224-{batch}")) for batch in GROWTH_BATCHES]),
     ]
     for axis, (label, points) in zip(figure.subplots(1, 2), series, strict=True):
