@@ -102,7 +102,7 @@ def draw_growth(path: Path, found: Sequence[Measurement]) -> None:
     """Writes a PNG of the time by area and by batch, beside straight lines through nothing and the middle."""
     times = {m.row: m.figure for m in found if m.row in GROWTH}
     figure = new_figure((8, 3.4))
-    series = [
+    series: list[tuple[str, list[tuple[float, float | None]]]] = [
         (
             "1000 pixels of a picture, batch 8",
             [(size**2 / 1000, times.get(f"growth-{size}-8")) for size in GROWTH_SIZES],
