@@ -45,10 +45,10 @@ def test_the_command_measures_and_writes(tmp_path, capsys):
     assert found["machine"]["peak_flops"]["float32"] > 1e9
     assert found["machine"]["peak_bytes_per_second"] > 1e8
     rows = {row["row"]: row for row in found["rows"]}
-    assert [rows["help"]["figure"]] == rows["help"]["seconds"]["help"]
+    assert 0.05 < rows["help"]["figure"] < 20
     seconds = rows["training"]["seconds"]
     assert rows["training"]["figure"] == pytest.approx(seconds["train"][0] / seconds["train_torch"][0])
-    assert rows["training"]["limit"] > 0  # above 1 where other jobs slowed the product that sets the limit
+    assert 0 < rows["training"]["limit"] < 1
     assert rows["training"]["memory"]["train"] > 1e8
     if rows["gpu-training"]["figure"] is None:
         assert rows["gpu-training"]["missing"] == "no GPU here"

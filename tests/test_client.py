@@ -327,7 +327,7 @@ def test_retries_end(make: Any, models: ModelServer) -> None:
     begin = time.monotonic()
     with pytest.raises(ServingTimeoutError, match=r"gave up after \d+ attempts; the last one: UNAVAILABLE: scripted"):
         make(retries=99, timeout=0.5).status()
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 0.6
     assert 2 <= len(models.requests) <= 5
 
 
@@ -373,11 +373,11 @@ def test_unknown_model(make: Any, models: ModelServer) -> None:
 
 
 def test_slow_answers_time_out(make: Any, models: ModelServer) -> None:
-    models.script.append(("slow", 2))
+    models.script.append(("slow", 0.8))
     begin = time.monotonic()
     with pytest.raises(ServingTimeoutError, match=r"no answer within 0\.[23]\d* s") as error:
         make(timeout=0.3).status()
-    assert time.monotonic() - begin < 1.5
+    assert time.monotonic() - begin < 0.6
     assert isinstance(error.value, TimeoutError)
     assert error.value.code == "DEADLINE_EXCEEDED"
     assert len(models.requests) == 1
@@ -431,7 +431,7 @@ def test_wait_until_ready(make: Any, models: ModelServer) -> None:
     timer.start()
     begin = time.monotonic()
     make(retries=0).wait_until_ready(10)
-    assert 0.6 < time.monotonic() - begin < 5
+    assert 0.6 < time.monotonic() - begin < 2
     with pytest.raises(ServingTimeoutError, match="last seen: NOT_FOUND: Could not find any versions of model nothing"):
         make("nothing").wait_until_ready(0.3)
     models.script.append(DENIED)
@@ -532,7 +532,7 @@ def test_dripping_answers_time_out(models: ModelServer, addresses: Any) -> None:
     begin = time.monotonic()
     with pytest.raises(ServingTimeoutError):
         Client(addresses[Client], "net", timeout=0.4).status()
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 0.7
 
 
 def test_rest_uses_paths_before_its_own(models: ModelServer, addresses: Any) -> None:

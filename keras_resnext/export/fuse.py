@@ -73,7 +73,7 @@ def fuse(model: keras.Model, target: str = "portable") -> keras.Model:
     absorbed = {id(layer) for fusion in fusions.values() for layer in fusion if layer is not None}
     originals: dict[int, keras.layers.Layer] = {}  # id of the copy -> the layer
     names: Counter[str] = Counter()
-    read: dict[int, Tensor] = {}  # what convolutions took so far
+    read: set[int] = set()  # ids of what convolutions took so far
     latest: Tensor = None  # what the last of them gave
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -100,7 +100,7 @@ def fuse(model: keras.Model, target: str = "portable") -> keras.Model:
             convolution = _convolution(layer, fusion, lowering, NO_BIAS[target], name)
             beside = target == "cpu" and id(args[0]) in read
             latest = convolution(args[0], latest if beside else None)
-            read[id(args[0])] = args[0]
+            read.add(id(args[0]))
             return latest
         if not isinstance(layer, keras.layers.Layer):  # an operation, such as `x * 2`
             return twin(*args, **kwargs)
