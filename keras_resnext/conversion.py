@@ -1,7 +1,6 @@
 """Weights from any file to any other, and the proof that both compute the same."""
 
 import os
-import tempfile
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -9,17 +8,18 @@ from typing import Any
 
 import keras
 
-from .keras_files import KERAS_SUFFIXES, save_keras
+from .files import placed_whole
 from .loading import load_model
-from .preprocessing import get_preprocessing
-from .pretrained import PYTORCH_SUFFIXES, fetch
-from .published import Preprocessing, find_published
-from .pytorch import save_pytorch_weights
-from .pytorch.layouts import LAYOUTS
-from .pytorch.weights import unshown_options
+from .network.input_preprocessing import get_preprocessing
+from .preprocessing import Preprocessing
 from .pytorch.writer import SUFFIXES as WRITTEN_SUFFIXES
 from .verification import Agreement
 from .verification import verify as verify_weights
+from .weights.assign import save_pytorch_weights, unshown_options
+from .weights.keras_files import KERAS_SUFFIXES, save_keras
+from .weights.layouts import LAYOUTS
+from .weights.published import find_published
+from .weights.sources import PYTORCH_SUFFIXES, fetch
 
 TARGET_SUFFIXES = (*KERAS_SUFFIXES, *WRITTEN_SUFFIXES)
 
@@ -42,7 +42,7 @@ def convert(
         layout: of PyTorch files, "torchvision" (the default), "mmcls" or "timm".
         ema, bgr: as in `from_pytorch`.
         verify: whether to run the PyTorch file in torchvision's or timm's own network, and the other file in Keras, on
-            the same pictures. Where they differ, `target` is left as it was.
+            the same images. Where they differ, `target` is left as it was.
         options: of `ResNeXt`: `classes` for a new, random head; what weights cannot show, such as `style`.
 
     Returns:
@@ -73,8 +73,7 @@ def convert(
     model = load_model(source, ema=ema, bgr=bgr, **options)
     if path.suffix != ".keras" and (lost := _lost(model)):
         warnings.warn(f"{path.name} cannot hold {', '.join(lost)}; only .keras files do", stacklevel=2)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".convert-") as folder:
-        aside = Path(folder, path.name)
+    with placed_whole(path) as aside:
         if path.name.endswith(KERAS_SUFFIXES):
             save_keras(model, aside)
         else:
@@ -86,7 +85,6 @@ def convert(
                 agreement = verify_weights(model, aside)
             else:
                 agreement = verify_weights(load_model(aside), checkpoint, ema=ema, bgr=bgr)
-        os.replace(aside, path)
     return model, agreement
 
 

@@ -1,4 +1,4 @@
-"""The handwritten digits that the quickstart learns (assets/LICENSE-digits.txt), and a picture of its predictions."""
+"""The handwritten digits that the quickstart learns (assets/LICENSE-digits.txt), and an image of its predictions."""
 
 import io
 from importlib import resources
@@ -12,7 +12,7 @@ SHOWN = 20
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
-    """The digits of assets/LICENSE-digits.txt: uint8 pictures (1797, 8, 8) on 0..16 and uint8 labels (1797,)."""
+    """The digits of assets/LICENSE-digits.txt: uint8 images (1797, 8, 8) on 0..16 and uint8 labels (1797,)."""
     with resources.files(__package__).joinpath("assets/digits.npz").open("rb") as file, np.load(file) as data:
         return data["images"], data["labels"]
 

@@ -7,27 +7,39 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A file to write, which takes the name `path` once the block ends; if it raises, what was there stays.
+def placed_whole(path: str | os.PathLike[str], *, folder: bool = False) -> Iterator[Path]:
+    """A path aside to write a file to, or a folder aside to fill; it takes the name `path` once the block ends.
+
+    If the block raises, `path` is as it was. What is aside is hidden, and a file aside has the same suffix.
+
+    Args:
+        path: of a file, which is replaced, or of a folder, which must be new or empty. Folders above a folder are made.
+        folder: which of them it is.
 
     Raises:
-        FileNotFoundError: the folder does not exist.
-        IsADirectoryError: `path` is a folder.
+        FileNotFoundError: the folder of a file does not exist.
+        IsADirectoryError: a file is to replace a folder.
+        NotADirectoryError: a folder is to replace a file.
+        FileExistsError: the folder is not empty.
     """
-    target = Path(os.path.realpath(path))  # where it is written aside: a link may lead to another disk
+    with _folder_aside(Path(path)) if folder else _file_aside(Path(path)) as aside:
+        yield aside
+
+
+@contextmanager
+def _file_aside(path: Path) -> Iterator[Path]:
+    target = Path(os.path.realpath(path))  # a link may lead to another disk, which nothing can be renamed to
     if target.is_dir():
-        raise IsADirectoryError(f"path={os.fspath(path)!r} is a folder, not a file")
+        raise IsADirectoryError(f"path={str(path)!r} is a folder, not a file")
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"path={os.fspath(path)!r} is in a folder that does not exist")
-    aside = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+        raise FileNotFoundError(f"path={str(path)!r} is in a folder that does not exist")
+    aside = target.with_name(f".{secrets.token_hex(6)}.{target.name}")
     try:
-        with open(aside, "xb") as file:
-            yield file
-            file.flush()
+        yield aside
+        with open(aside, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(aside, target)
     except BaseException:
@@ -35,33 +47,15 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         raise
 
 
-def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Takes away what killed processes have written aside of files of these names, here and in `keras_files`."""
-    for stem, suffix in map(os.path.splitext, names):
-        aside = rf"\.{re.escape(stem)}({re.escape(suffix)})?\.[0-9a-f]{{12}}(\.tmp|{re.escape(suffix)})"
-        for file in folder.iterdir():
-            if re.fullmatch(aside, file.name):
-                file.unlink(missing_ok=True)
-
-
 @contextmanager
-def folder_filled_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder to write files into, which are moved into the folder `path` once the block ends.
-
-    If it raises, `path` is as it was, absent or empty. Meanwhile what is written lies in a hidden folder inside `path`:
-    `path` may be the root of a disk of its own, which no other folder can be renamed to.
-
-    Raises:
-        FileExistsError: `path` is not empty.
-        NotADirectoryError: it is no folder.
-    """
-    target = Path(path)
+def _folder_aside(target: Path) -> Iterator[Path]:
+    """A folder inside `target`, which may be the root of a disk of its own: no other folder can be renamed to it."""
     if target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"path={os.fspath(path)!r} is a file, not a folder")
+        raise NotADirectoryError(f"path={str(target)!r} is a file, not a folder")
     if target.is_dir() and (found := sorted(os.listdir(target))):
-        raise FileExistsError(f"path={os.fspath(path)!r} must be a new or an empty folder; it holds {found[0]!r}")
+        raise FileExistsError(f"path={str(target)!r} must be a new or an empty folder; it holds {found[0]!r}")
     made = [folder for folder in (target, *target.parents) if not folder.exists()]
-    aside = target / f".{secrets.token_hex(6)}.tmp"
+    aside = target / f".{secrets.token_hex(6)}.aside"
     moved: list[Path] = []
     try:
         aside.mkdir(parents=True)
@@ -78,3 +72,11 @@ def folder_filled_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             for folder in made:
                 folder.rmdir()
         raise
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Removes what killed processes have written aside of files of these names."""
+    for name in names:
+        for file in folder.iterdir():
+            if re.fullmatch(rf"\.[0-9a-f]{{12}}\.{re.escape(name)}", file.name):
+                file.unlink(missing_ok=True)

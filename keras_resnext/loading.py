@@ -1,4 +1,4 @@
-"""What the command line's MODEL stands for."""
+"""A model from whatever names one: an architecture, published weights, a PyTorch checkpoint or a file of Keras."""
 
 import inspect
 import os
@@ -8,12 +8,14 @@ from typing import Any
 
 import keras
 
-from .architectures import ARCHITECTURES
-from .keras_files import KERAS_SUFFIXES, read_keras_weights
 from .model import ResNeXt, create
-from .pretrained import PYTORCH_SUFFIXES, from_pretrained, mark_as_published
-from .published import find_by_file_name, find_published
-from .pytorch import from_pytorch
+from .network.architectures import ARCHITECTURES
+from .weights.assign import Source, assign, read_entries
+from .weights.infer import infer_options
+from .weights.keras_files import KERAS_SUFFIXES, read_keras_weights
+from .weights.names import shortcut_indices
+from .weights.published import find_by_file_name, find_published, list_pretrained
+from .weights.sources import PYTORCH_SUFFIXES, mark_as_published
 
 
 def load_model(name: str | os.PathLike[str], *, ema: bool = False, bgr: bool = False, **options: Any) -> keras.Model:
@@ -81,3 +83,65 @@ def describe_model(name: str | os.PathLike[str]) -> dict[str, Any]:
             "accuracy": {"top1": row.top1, "top5": row.top5},
         }
     return facts
+
+
+def from_pytorch(source: Source, *, ema: bool = False, bgr: bool = False, **options: Any) -> keras.Model:
+    """Builds the ResNeXt that a PyTorch checkpoint holds and loads it; PyTorch is not needed.
+
+    Args:
+        source: path of a .pth, .pt or .safetensors file, or {name: array}, from mmcls, torchvision or timm. Depth,
+            groups, widths, stem, squeeze-and-excitation, classes and head are read off the weights.
+        ema: takes the moving average that the file holds beside the weights (`model_ema`, `state_dict_ema`, `ema_…`).
+            mmengine, and mmcv after each epoch, have the average in `state_dict` itself and the weights beside it.
+        bgr: the network was trained on BGR images; the model takes RGB ones.
+        options: of `ResNeXt`, over what was read. Style, dilations, strides, ConvWS and GroupNorm leave no trace in
+            weights and must be given where they are not the default. Images may have any size unless `input_shape`
+            is given. Other `classes` than the checkpoint's start with a random head, and other input channels adapt
+            the first convolution; a warning says so.
+
+    Returns:
+        A model as of `ResNeXt`; with a head it ends in softmax (`classifier_activation=None` for logits).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no readable checkpoint, no ResNeXt, or options that do not fit the weights.
+    """
+    entries = read_entries(source, ema=ema, bgr=bgr)
+    shapes = {name: tuple(array.shape) for name, (_, array) in entries.items()}
+    avg_down = 1 in shortcut_indices(original for original, _ in entries.values()).values()
+    if "norm_cfg" in options:  # then the norm's kind need not be read off the weights
+        shapes.setdefault("layer1.0.norm1.running_mean", ())
+    inferred = infer_options(shapes, avg_down)
+    in_channels = inferred.pop("in_channels")
+    for per_stage in ("blocks", "strides", "dilations"):  # the caller may want the first stages alone
+        inferred[per_stage] = inferred[per_stage][: options.get("num_stages")]
+    if options.get("input_tensor") is None:
+        inferred["input_shape"] = (None, None, in_channels)
+    whole = len(inferred["blocks"]) == inferred["num_stages"]
+    inferred["include_top"] = (inferred["include_top"] and whole) or options.get("classes") is not None
+    if options.get("out_indices") is not None or options.get("pooling") is not None:
+        inferred["include_top"] = False
+    model = ResNeXt(**{**inferred, **options})
+    assign(model, entries, adapting=True)
+    return model
+
+
+def from_pretrained(name: str, **options: Any) -> keras.Model:
+    """Builds the model that a published checkpoint is for, with its weights and its preprocessing.
+
+    Args:
+        name: one of `list_pretrained()`, such as "torchvision/resnext50_32x4d.imagenet1k_v2", or a short name,
+            "mmcls/resnext50_32x4d" or "imagenet/resnext50_32x4d", for the most accurate of those that may be used
+            commercially.
+        options: of `ResNeXt`, such as `classes=10`, `include_top=False` or `input_shape`.
+
+    Raises:
+        ValueError: an unknown name, or options with which the weights do not fit.
+        OSError: the file cannot be downloaded; the message says where to put it by hand.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"name={name!r} must be a text; choose one of {', '.join(list_pretrained())}")
+    if "weights" in options:
+        raise ValueError(f"weights={options['weights']!r} cannot be given beside name={name!r}")
+    row = find_published(name)
+    return create(row.architecture, **{**options, "weights": row.name})

@@ -13,10 +13,11 @@ from typing import Any
 import keras
 from keras import layers
 
-from .architectures import find_architecture, identify
-from .layers import CeilAveragePooling2D, GroupedConv2D, InputPreprocessing, StochasticDepth, WSConv2D
-from .normalization import NormFactory, check_norm_groups, read_norm_cfg
-from .options import (
+from .network.architectures import find_architecture, identify
+from .network.input_preprocessing import InputPreprocessing
+from .network.layers import CeilAveragePooling2D, GroupedConv2D, StochasticDepth, WSConv2D
+from .network.normalization import NormFactory, check_norm_groups, read_norm_cfg
+from .network.options import (
     check_choice,
     check_out_indices,
     check_per_stage,
@@ -28,8 +29,9 @@ from .options import (
     read_conv_cfg,
     squeeze_width,
 )
-from .published import Preprocessing
-from .remat import RematResNeXt
+from .network.remat import RematResNeXt
+from .preprocessing import Preprocessing
+from .weights.sources import load_weights
 
 Tensor = Any
 EXPANSION = 4
@@ -232,8 +234,6 @@ def ResNeXt(
             if frozen.fullmatch(layer.name):
                 layer.trainable = False
     if weights is not None:
-        from .pretrained import load_weights  # the one arrow upwards: files matter only when one is asked for
-
         # Published weights compute the same only in the network that they were trained in.
         whole = stage_blocks if blocks is not None else read_blocks(depth, None, stem, 3 if stem == "cifar" else 4)
         parts = {"stem": stem, "stem_channels": stem_channels, "base_channels": base_channels}

@@ -1,58 +1,75 @@
-"""Pictures to model inputs and scores to class names, as the published ImageNet weights expect."""
+"""What happens to an image before the network: reading, resizing, cropping and normalising. No framework is needed."""
 
 import io
 import os
-from functools import cache
-from importlib import resources
+from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
-import keras
 import numpy as np
-from keras import ops
 from PIL import Image, UnidentifiedImageError
-
-from .layers import InputPreprocessing
-from .published import Preprocessing
 
 Array = Any
 
-MAX_RESIZED = 1 << 24  # pixels; a picture 1 pixel wide and 70,000 high would grow to 4.6 billion
+# Channel means and standard deviations of ImageNet, RGB on 0..255: those of mmcls, torchvision and timm alike.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+MAX_RESIZED = 1 << 24  # pixels; an image 1 pixel wide and 70,000 high would grow to 4.6 billion
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def get_preprocessing(model: keras.Model) -> Preprocessing:
-    """How `model` wants its pictures prepared: as came with its weights, else as is usual for ImageNet."""
-    layer = _find_record(model)
-    return layer.preprocessing if layer else Preprocessing()
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images become inputs: the shorter side to `resize` pixels, the centre `size` x `size`, (x - mean) / std.
 
-
-def set_preprocessing(model: keras.Model, preprocessing: Preprocessing) -> None:
-    """Has `model` remember how its pictures are prepared; saved files, clones, prediction and exports follow.
+    Attributes:
+        size: height and width of the crop in pixels.
+        resize: shorter side before the crop, in pixels, at least `size`; default `size / 0.875`, and below 64 pixels,
+            CIFAR's sizes, `size` itself.
+        interpolation: "bilinear" or "bicubic", antialiased.
+        mean, std: per channel, RGB on 0..255.
 
     Raises:
-        ValueError: `preprocessing` is no `Preprocessing`, or the model was not built by `ResNeXt` on RGB pictures.
+        ValueError: a value out of range, from the constructor.
     """
-    if not isinstance(preprocessing, Preprocessing):
-        raise ValueError(f"preprocessing={preprocessing!r} must be a Preprocessing")
-    layer = _find_record(model)
-    if layer is None:
-        raise ValueError(
-            f"model={model.name!r} must be built by ResNeXt on three channels to remember its preprocessing"
-        )
-    layer.preprocessing = preprocessing
+
+    size: int = 224
+    resize: int = 0
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+
+    def __post_init__(self) -> None:
+        if not self.resize and isinstance(self.size, Integral):
+            object.__setattr__(self, "resize", _uncropped(int(self.size), 0.875))
+        for name, least in (("size", 1), ("resize", self.size)):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
+            object.__setattr__(self, name, int(value))
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation={self.interpolation!r} must be one of {', '.join(INTERPOLATIONS)}")
+        for name, above in (("mean", float("-inf")), ("std", 0.0)):
+            value = getattr(self, name)
+            numbers = [float(v) for v in value if isinstance(v, Real)] if isinstance(value, (list, tuple)) else []
+            if len(numbers) != 3 or len(value) != 3 or not all(above < v < float("inf") for v in numbers):
+                raise ValueError(f"{name}={value!r} must be three finite numbers{' above 0' * (name == 'std')}")
+            object.__setattr__(self, name, tuple(numbers))  # JSON gives lists
+
+    def resize_for(self, size: int) -> int:
+        """The shorter side for another crop: in proportion, and not cropped at all below 64 pixels."""
+        return _uncropped(size, self.size / self.resize)
 
 
-def _find_record(model: keras.Model) -> InputPreprocessing | None:
-    for layer in model.layers:
-        found = _find_record(layer) if isinstance(layer, keras.Model) else layer
-        if isinstance(found, InputPreprocessing):
-            return found
-    return None
+def _uncropped(size: int, share: float) -> int:
+    return round(size / share) if size >= 64 else size
 
 
 def preprocess_input(images: Array, preprocessing: Preprocessing | None = None) -> Array:
-    """Normalises RGB pictures on 0..255: subtracts the mean and divides by the standard deviation per channel.
+    """Normalises RGB images on 0..255: subtracts the mean and divides by the standard deviation per channel.
 
     Args:
         images: (…, height, width, 3), a NumPy array of any number type, a backend tensor or a Keras tensor.
@@ -73,55 +90,17 @@ def preprocess_input(images: Array, preprocessing: Preprocessing | None = None) 
     if isinstance(images, np.ndarray):
         dtype = images.dtype if np.issubdtype(images.dtype, np.floating) else np.float32
         return ((images.astype("float32") - mean) / std).astype(dtype)
+    import keras
+    from keras import ops  # a tensor: its framework is there
+
     dtype = keras.backend.standardize_dtype(images.dtype)
     images = ops.cast(images, "float32")
     normalised = (images - mean) / std
     return ops.cast(normalised, dtype) if "float" in dtype else normalised
 
 
-@cache
-def _imagenet_classes() -> list[tuple[str, str]]:
-    text = resources.files(__package__).joinpath("assets/imagenet_classes.tsv").read_text(encoding="utf-8")
-    return [(line.split("\t")[0], line.split("\t")[1]) for line in text.splitlines()]
-
-
-def imagenet_labels() -> list[str]:
-    """The 1000 ImageNet class names in the order of the published weights' outputs."""
-    return [name for _, name in _imagenet_classes()]
-
-
-def imagenet_ids() -> list[str]:
-    """The WordNet ids of the 1000 ImageNet classes, such as n01440764, in the same order."""
-    return [wordnet_id for wordnet_id, _ in _imagenet_classes()]
-
-
-def decode_predictions(predictions: Array, top: int = 5) -> list[list[tuple[str, str, float]]]:
-    """The best ImageNet classes of each row, as `keras.applications` gives them.
-
-    Args:
-        predictions: (batch, 1000) scores or logits.
-        top: how many classes a row, 1 to 1000.
-
-    Returns:
-        One list a row of (WordNet id, class name, score), best first.
-
-    Raises:
-        ValueError: another shape, or `top` out of range.
-    """
-    scores = ops.convert_to_numpy(predictions)
-    if scores.ndim != 2 or scores.shape[1] != 1000:
-        raise ValueError(f"predictions must have shape (batch, 1000), the ImageNet classes; got {scores.shape}")
-    if not isinstance(top, int) or not 1 <= top <= 1000:
-        raise ValueError(f"top={top!r} must lie in 1..1000")
-    classes = _imagenet_classes()
-    return [
-        [(*classes[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]]
-        for row in scores.astype("float32")
-    ]
-
-
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any picture that Pillow has opened, in RGB of 8 bits; transparency is left out.
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any image that Pillow has opened, in RGB of 8 bits; transparency is left out.
 
     Pillow itself cuts grey values of 16 bits off at 255: here 65535 becomes 255.
 
@@ -129,17 +108,17 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         ValueError: values of 32 bits, whose range nobody knows.
     """
     # "I" is of 32 bits, but PGM files of 16 are opened as it, and by Pillow before 11 PNG files.
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
-        values = np.asarray(picture).astype("int64")
-        picture = Image.fromarray(((values + 128) // 257).astype("uint8"))
-    check_depth(picture)
-    return picture.convert("RGB")
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        values = np.asarray(image).astype("int64")
+        image = Image.fromarray(((values + 128) // 257).astype("uint8"))
+    check_depth(image)
+    return image.convert("RGB")
 
 
-def check_depth(picture: Image.Image) -> None:
+def check_depth(image: Image.Image) -> None:
     """Raises ValueError where `to_rgb` would."""
-    if picture.mode == "F" or (picture.mode == "I" and picture.format not in ("PNG", "PPM")):
-        raise ValueError(f"its values have 32 bits (Pillow's mode {picture.mode}); 8 or 16 bits are expected")
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise ValueError(f"its values have 32 bits (Pillow's mode {image.mode}); 8 or 16 bits are expected")
 
 
 def load_image(
@@ -149,10 +128,10 @@ def load_image(
     resize: int | None = None,
     interpolation: str = "bilinear",
 ) -> np.ndarray:
-    """Reads a picture and brings it to `size` as torchvision evaluates: shorter side to `resize`, centre crop.
+    """Reads an image and brings it to `size` as torchvision evaluates: shorter side to `resize`, centre crop.
 
     Args:
-        source: path or bytes of a picture in any format that Pillow reads; animations give their first frame.
+        source: path or bytes of an image in any format that Pillow reads; animations give their first frame.
         size: height and width of the result in pixels.
         resize: the shorter side before cropping; default `size / 0.875`, and `size` itself below 64 pixels.
         interpolation: "bilinear" or "bicubic", Pillow's, antialiased.
@@ -162,20 +141,20 @@ def load_image(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no picture, a broken one, one so large that Pillow takes it for a decompression bomb, or one so
+        ValueError: no image, a broken one, one so large that Pillow takes it for a decompression bomb, or one so
             narrow that it would become such when resized.
     """
     height, width = (size, size) if isinstance(size, int) else size
     name = "bytes" if isinstance(source, bytes) else repr(os.fspath(source))
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            rgb = to_rgb(picture)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            rgb = to_rgb(image)
     except FileNotFoundError:
         raise FileNotFoundError(f"image={name}: there is no such file") from None
     except IsADirectoryError:
-        raise ValueError(f"image={name} is a folder, not a picture") from None
+        raise ValueError(f"image={name} is a folder, not an image") from None
     except UnidentifiedImageError:
-        raise ValueError(f"image={name} is no picture that Pillow knows") from None
+        raise ValueError(f"image={name} is no image that Pillow knows") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"image={name} is too large: {error}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on broken data
@@ -185,15 +164,15 @@ def load_image(
         raise ValueError(f"image={name} is too narrow: resized it would have {largest} pixels, more than {MAX_RESIZED}")
     rgb = resize_shorter_side(rgb, resize, FILTERS[interpolation])
     if rgb.height < height or rgb.width < width:
-        raise ValueError(f"size={size!r} is larger than the picture after resizing, {rgb.height}x{rgb.width}")
+        raise ValueError(f"size={size!r} is larger than the image after resizing, {rgb.height}x{rgb.width}")
     # torchvision's CenterCrop rounds half to even; so does Python.
     top, left = round((rgb.height - height) / 2.0), round((rgb.width - width) / 2.0)
     return np.asarray(rgb.crop((left, top, left + width, top + height)))
 
 
-def resize_shorter_side(picture: Image.Image, side: int, interpolation: Image.Resampling) -> Image.Image:
+def resize_shorter_side(image: Image.Image, side: int, interpolation: Image.Resampling) -> Image.Image:
     """Resizes so that the shorter side is `side` pixels; the longer one is cut to whole pixels, as torchvision does."""
-    short, long = sorted(picture.size)
+    short, long = sorted(image.size)
     scaled = int(side * long / short)
-    wide = picture.width >= picture.height
-    return picture.resize((scaled, side) if wide else (side, scaled), interpolation)
+    wide = image.width >= image.height
+    return image.resize((scaled, side) if wide else (side, scaled), interpolation)

@@ -20,7 +20,7 @@ from .digits import draw_predictions, encode_png, held_out_split, load_digits
 from .model import ResNeXt
 from .preprocessing import preprocess_input
 
-SIZE = 16  # the pictures have 8x8 pixels; one stride in the first stage gives the net that size back
+SIZE = 16  # the images have 8x8 pixels; one stride in the first stage gives the net that size back
 BATCH_SIZE = 32
 LEARNING_RATE = 0.005
 
@@ -30,8 +30,8 @@ import sys
 sys.modules["keras"] = None
 import json, pathlib
 import tensorflow as tf
-pictures = [path.read_bytes() for path in sorted(pathlib.Path(sys.argv[2]).glob("*.png"))]
-outputs = tf.saved_model.load(sys.argv[1]).signatures["serving_bytes"](image_bytes=tf.constant(pictures))
+images = [path.read_bytes() for path in sorted(pathlib.Path(sys.argv[2]).glob("*.png"))]
+outputs = tf.saved_model.load(sys.argv[1]).signatures["serving_bytes"](image_bytes=tf.constant(images))
 assert not any(name.startswith("keras.") for name in sys.modules)
 answer = {"probabilities": outputs["probabilities"].numpy().tolist(),
           "labels": [row[0].decode() for row in outputs["top_labels"].numpy()]}
@@ -47,7 +47,7 @@ class QuickstartResult:
         accuracy: fraction of the held-out digits that the exported model classifies correctly.
         version: folder of the SavedModel.
         model: the .keras file.
-        picture: PNG of held-out digits with their predictions.
+        image: PNG of held-out digits with their predictions.
         sample: PNG of one held-out digit that is classified correctly, 8x8 pixels.
         max_difference: largest difference between the probabilities of the SavedModel and of Keras.
         seconds: the whole run.
@@ -56,7 +56,7 @@ class QuickstartResult:
     accuracy: float
     version: Path
     model: Path
-    picture: Path
+    image: Path
     sample: Path
     max_difference: float
     seconds: float
@@ -118,7 +118,7 @@ def run_quickstart(
         accuracy=accuracy,
         version=version,
         model=file,
-        picture=output / "digits.png",
+        image=output / "digits.png",
         sample=output / "digit.png",
         max_difference=difference,
         seconds=time.monotonic() - started,
@@ -128,7 +128,7 @@ def run_quickstart(
 
 
 def train(images: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int, console: Console) -> keras.Model:
-    """A ResNeXt of one block a stage, fitted to (n, 16, 16, 3) normalised pictures with a progress bar."""
+    """A ResNeXt of one block a stage, fitted to (n, 16, 16, 3) normalised images with a progress bar."""
     keras.utils.set_random_seed(seed)
     model = ResNeXt(
         groups=8, width_per_group=4, blocks=(1, 1, 1), strides=(2, 2, 2), stem="cifar", stem_channels=16,
@@ -153,7 +153,7 @@ def train(images: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int, con
 
 
 class _ShiftedDigits(keras.utils.PyDataset):
-    """Batches in a new order every epoch, each picture shifted by up to one pixel of its 8x8 original."""
+    """Batches in a new order every epoch, each image shifted by up to one pixel of its 8x8 original."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, seed: int) -> None:
         super().__init__()
@@ -194,13 +194,13 @@ class _ProgressBar(keras.callbacks.Callback):
 
 
 def _decode(pngs: Sequence[bytes]) -> np.ndarray:
-    """Pictures (n, 16, 16, 3) on 0..255, exactly as the exported model will see them."""
+    """Images (n, 16, 16, 3) on 0..255, exactly as the exported model will see them."""
     import tensorflow as tf
 
-    from .export.pictures import decode_picture
+    from .export.image_decoding import decode_image
 
     decode: Callable[[Any], Any] = tf.function(
-        lambda data: tf.map_fn(lambda one: decode_picture(one, (SIZE, SIZE), SIZE), data, fn_output_signature="float32")
+        lambda data: tf.map_fn(lambda one: decode_image(one, (SIZE, SIZE), SIZE), data, fn_output_signature="float32")
     )
     return decode(tf.constant(list(pngs))).numpy()
 
@@ -229,7 +229,7 @@ def _tell(console: Console, result: QuickstartResult, correct: int, count: int) 
         f"serving_bytes, without Keras; probabilities equal to Keras's to {result.max_difference:.0e}.",
         soft_wrap=True,
     )
-    for what, path in (("SavedModel", result.version), ("Keras model", result.model), ("Picture", result.picture)):
+    for what, path in (("SavedModel", result.version), ("Keras model", result.model), ("Image", result.image)):
         console.print(f"  {what:12} {escape(str(path))}", soft_wrap=True)
     console.print(f"Done in {result.seconds:.0f} s. Next:")
     for command in (

@@ -10,12 +10,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from .pytorch.adapt import FIRST_CONVOLUTIONS
+from .loading import from_pytorch
 from .pytorch.checkpoint import read_checkpoint
-from .pytorch.inference import infer_from_names
-from .pytorch.layouts import layout_names
-from .pytorch.names import canonical_names, find_state_dict
-from .pytorch.weights import from_pytorch, state_dict, unshown_options
+from .weights.adapt import FIRST_CONVOLUTIONS
+from .weights.assign import state_dict, unshown_options
+from .weights.infer import infer_from_names
+from .weights.layouts import layout_names
+from .weights.names import canonical_names, find_state_dict
 
 BATCH, SIDE = 2, 224
 TOLERANCE = 1e-4  # relative; float32 gives about 1e-6, other weights about 1
@@ -28,7 +29,7 @@ PLAIN = {"deep_stem": False, "avg_down": False, "se_ratio": None, "in_channels":
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well two implementations agree on the same random pictures.
+    """How well two implementations agree on the same random images.
 
     Attributes:
         library: whose network ran the PyTorch file, "torchvision" or "timm".
@@ -48,7 +49,7 @@ def verify(
 ) -> Agreement:
     """Compares the weights of `model` with the reference implementation, which reads `checkpoint` by itself.
 
-    The entries must be equal, and the outputs of both networks agree, in float32 on square pictures.
+    The entries must be equal, and the outputs of both networks agree, in float32 on square images.
 
     Args:
         model: built by `ResNeXt`.
@@ -79,16 +80,16 @@ def verify(
             raise ValueError(f"the weights do not agree: {originals[canonical]} is not the same in both")
     counters = {name: value for name, value in module.state_dict().items() if name.endswith("num_batches_tracked")}
     module.load_state_dict({**counters, **state}, strict=True)
-    pictures = np.random.default_rng(0).standard_normal((BATCH, SIDE, SIDE, options["in_channels"])).astype("float32")
+    images = np.random.default_rng(0).standard_normal((BATCH, SIDE, SIDE, options["in_channels"])).astype("float32")
     with torch.no_grad():
-        x = torch.from_numpy(np.ascontiguousarray(pictures[..., ::-1] if bgr else pictures))
+        x = torch.from_numpy(np.ascontiguousarray(images[..., ::-1] if bgr else images))
         expected = module.float().eval()(x.permute(0, 3, 1, 2)).numpy()
-    actual = _run_keras(own, pictures)
+    actual = _run_keras(own, images)
     difference = float(np.abs(actual - expected).max())
     relative = difference / max(float(np.abs(expected).max()), 1e-30)
     if not relative <= TOLERANCE:
         raise ValueError(
-            f"the weights do not agree: on the same pictures {library} and Keras differ by {difference:.2e}, "
+            f"the weights do not agree: on the same images {library} and Keras differ by {difference:.2e}, "
             f"relatively {relative:.1e}, and at most {TOLERANCE:.0e} is right"
         )
     return Agreement(library, "logits" if options["include_top"] else "pooled features", difference, relative)
@@ -175,7 +176,7 @@ def _import(library: str) -> bool:
 _DECLARED: list[Any] = []  # declarations last as long as their object
 
 
-def _run_keras(state: Mapping[str, np.ndarray], pictures: np.ndarray) -> np.ndarray:
+def _run_keras(state: Mapping[str, np.ndarray], images: np.ndarray) -> np.ndarray:
     """Logits, or pooled features without a head, of the same weights in float32: a model may compute in less."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
@@ -184,4 +185,4 @@ def _run_keras(state: Mapping[str, np.ndarray], pictures: np.ndarray) -> np.ndar
         model = from_pytorch({name: array.astype("float32") for name, array in state.items()}, **head)
     finally:
         keras.config.set_dtype_policy(policy)
-    return np.asarray(keras.ops.convert_to_numpy(model(pictures, training=False)))
+    return np.asarray(keras.ops.convert_to_numpy(model(images, training=False)))

@@ -25,13 +25,13 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from keras_resnext.benchmark.saved_model_session import DTYPES, STRING, Arrays, Session, SessionError
+from keras_resnext.export.serving_session import DTYPES, STRING, Arrays, Session, SessionError
 
 HTTP_STATUS = {3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 9: 400, 11: 400, 13: 500, 14: 503}  # by status code
 INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION = 3, 5, 9
 CLASSIFY = "tensorflow/serving/classify"
 # Under the command's name the package imports no framework.
-START = "import sys; sys.argv[0] = 'keras-resnext'; from tests.model_server import main; main()"
+START = "from tests.model_server import main; main()"
 PATH = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 
 

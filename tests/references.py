@@ -40,7 +40,7 @@ def timm_model(name: str, **options) -> torch.nn.Module:
 
 
 def logits(module: torch.nn.Module, x: np.ndarray) -> np.ndarray:
-    """Of pictures (batch, height, width, channels)."""
+    """Of images (batch, height, width, channels)."""
     with torch.no_grad():
         return module(torch.tensor(x).permute(0, 3, 1, 2)).numpy()
 

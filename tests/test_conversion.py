@@ -17,13 +17,13 @@ import torch
 
 from keras_resnext import ResNeXt, from_pytorch
 from keras_resnext.conversion import TARGET_SUFFIXES, convert
-from keras_resnext.info import describe_file
-from keras_resnext.keras_files import read_keras_weights, read_preprocessing, save_keras
 from keras_resnext.loading import load_model
-from keras_resnext.published import Preprocessing
+from keras_resnext.preprocessing import Preprocessing
+from keras_resnext.weights.info import describe_file
+from keras_resnext.weights.keras_files import read_keras_weights, read_preprocessing, save_keras
 from tests import references
+from tests.cli.test_cli import run
 from tests.support import randomise
-from tests.test_cli import run
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,8 +12,7 @@ import keras_resnext
 from keras_resnext.pytorch import read_checkpoint
 from keras_resnext.training import find_recipe
 from keras_resnext.training.step import compile_model
-
-from .golden_weights import (
+from tests.golden_weights import (
     derived_input,
     derived_labels,
     derived_weights,
@@ -22,7 +21,7 @@ from .golden_weights import (
     initial_weights,
     training_weights,
 )
-from .support import relative_error
+from tests.support import relative_error
 
 GOLDEN = Path(__file__).parent / "golden"
 DERIVED = {"sgd": training_weights, "digits": initial_weights}
@@ -145,7 +144,7 @@ def test_training() -> None:
 
 @pytest.mark.slow
 def test_training_on_digits() -> None:
-    """200 steps on real pictures as the recipe has it, shortened: every loss of mmcls's within 1 %, the same accuracy.
+    """200 steps on real images as the recipe has it, shortened: every loss of mmcls's within 1 %, the same accuracy.
 
     mmcls computed in float64; its own losses in float32 differ from these by up to 0.14 %.
     """

@@ -7,8 +7,8 @@ from keras import ops
 
 import keras_resnext
 from keras_resnext import GroupedConv2D, ResNeXt, create, list_architectures
-from keras_resnext.architectures import ARCHITECTURES
-from keras_resnext.normalization import BatchNorm
+from keras_resnext.network.architectures import ARCHITECTURES
+from keras_resnext.network.normalization import BatchNorm
 from tests.support import randomise, relative_error, without_weights
 
 SMALL = dict(

@@ -1,6 +1,7 @@
 """Public names, what importing costs and touches, and which module may import which."""
 
 import ast
+import graphlib
 import os
 import subprocess
 import sys
@@ -75,79 +76,62 @@ print(*sorted(extra - set(sys.stdlib_module_names)))
     assert set(python(code).split()) <= {"keras_resnext"}
 
 
-# A module imports only what its line names; `model` reaches up to `pretrained` when a file is asked for.
-ALLOWED = {
-    "architectures": set(),
-    "options": {"architectures"},
-    "published": set(),
-    "layers": {"published"},
-    "normalization": {"options"},
-    "remat": set(),
-    "model": {"architectures", "layers", "normalization", "options", "published", "remat", "pretrained"},
-    "preprocessing": {"layers", "published"},
-    "download": set(),
-    "keras_files": {"published", "pytorch"},
-    "pretrained": {"download", "keras_files", "model", "preprocessing", "published", "pytorch"},
-    "loading": {"architectures", "keras_files", "model", "pretrained", "published", "pytorch"},
-    "prediction": {"classifier", "preprocessing"},
-    "complexity": {"architectures", "options"},
-    "info": {"architectures", "complexity", "download", "keras_files", "published", "pytorch"},
-    "files": set(),
-    "probing": {"classifier"},
-    "drawing": {"files"},
-    "explain": {"classifier", "drawing", "prediction", "preprocessing", "probing"},
-    "verification": {"pytorch"},
-    "conversion": {
-        *("keras_files", "loading", "preprocessing", "pretrained", "published", "pytorch", "verification"),
-    },
-    "pytorch": {"architectures", "layers", "normalization", "options", "model", "pytorch"},
-    "export": {
-        *("classifier", "digits", "download", "layers", "model_base", "normalization", "preprocessing", "export"),
-    },
-    "classifier": {"preprocessing"},
-    "serving": {"serving"},  # the clients; the server is another thing
-    "serving/server": {
-        *("classifier", "download", "explain", "export", "loading", "model_base", "model_config", "preprocessing"),
-        *("pretrained", "probing", "serving"),
-    },
-    "model_config": set(),
-    "model_base": {"download", "files", "model_config"},
-    "data": {"data", "files", "preprocessing", "published"},
-    "distribution": set(),
-    "plots": {"files"},
-    "training": {
-        *("architectures", "classifier", "data", "distribution", "files", "keras_files", "model", "plots"),
-        *("preprocessing", "published", "training"),
-    },
-    "runtimes": {"classifier", "loading", "prediction", "preprocessing", "published", "export"},
-    "metrics": set(),
-    "evaluation_plots": {"metrics"},
-    "evaluation": {"classifier", "data", "evaluation_plots", "files", "metrics", "runtimes"},
-    "digits": set(),
-    "quickstart": {"digits", "model", "preprocessing", "export"},
-    "benchmark": {"architectures", "benchmark", "complexity", "files", "plots"},
-}
+# From top to bottom: a file or folder of the package imports only what stands in a later row, or its own folder.
+LAYERS = (
+    {"__main__"},
+    {"cli"},
+    {"benchmark", "serving"},
+    {"quickstart"},
+    {"conversion", "evaluation", "explain", "export", "training"},
+    {"classifier", "verification"},
+    {"loading"},
+    {"model", "runtimes"},
+    {"weights"},
+    {"data", "network"},
+    {"digits", "figures", "labels", "preprocessing", "pytorch"},
+    {"files", "progress"},
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
-def imported(path):
-    """Names of this package's modules that the file at `path` imports, wherever in it."""
-    inside = path.relative_to(PACKAGE).parts
+def imported(path: Path) -> set[str]:
+    """The package's modules, by dotted name, that the file at `path` imports, wherever in it."""
+    package = path.relative_to(PACKAGE).parts[:-1]
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
-            above = inside[: len(inside) - node.level]
-            yield (*above, *(node.module or "").split("."))[0] or node.names[0].name
+            base = [*package[: len(package) - node.level + 1], *(node.module.split(".") if node.module else ())]
+            for alias in node.names:
+                inner = PACKAGE.joinpath(*base, alias.name)
+                is_module = inner.with_suffix(".py").exists() or inner.is_dir()
+                found.add(".".join([*base, alias.name] if is_module else base))
+    return found
 
 
-def test_modules_import_only_downwards():
-    for path in PACKAGE.rglob("*.py"):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        module = "serving/server" if parts[:2] == ("serving", "server") else parts[0]
-        if module in ("__init__", "cli"):
+def modules() -> dict[str, Path]:
+    names = {path: path.relative_to(PACKAGE).with_suffix("").parts for path in PACKAGE.rglob("*.py")}
+    return {".".join(part for part in parts if part != "__init__"): path for path, parts in names.items()}
+
+
+def test_imports_go_down_alone():
+    for name, path in modules().items():
+        unit = name.split(".")[0]
+        if not unit:
             continue
-        assert module in ALLOWED, f"{module} is not in the table"
-        assert set(imported(path)) <= ALLOWED[module], path
+        assert unit in LEVEL, f"{unit} stands in no layer"
+        for target in imported(path):
+            below = target.split(".")[0]
+            assert below == unit or LEVEL[below] > LEVEL[unit], f"{name} imports {target}"
+
+
+def test_no_module_imports_itself_in_a_circle():
+    graph = {name: imported(path) for name, path in modules().items()}
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        raise AssertionError(f"a circle: {' -> '.join(error.args[1])}") from None
 
 
 def test_modules_are_small():
     sizes = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
-    assert not {name: size for name, size in sizes.items() if size > 400}
+    assert not {name: size for name, size in sizes.items() if size > 300}

@@ -12,15 +12,16 @@ from PIL import Image
 
 from keras_resnext import Preprocessing, ResNeXt, decode_predictions, preprocess_input, set_preprocessing
 from keras_resnext.export import export_saved_model
+from keras_resnext.labels import imagenet_labels
 from keras_resnext.prediction import predict_images
-from keras_resnext.preprocessing import imagenet_labels, load_image
-from keras_resnext.published import PUBLISHED
+from keras_resnext.preprocessing import load_image
+from keras_resnext.weights.published import PUBLISHED
 from tests.references import torchvision_model  # noqa: F401  declares what torchvision needs to import
 from tests.support import randomise
 
 
 def photograph(height=300, width=411):
-    """A picture with edges, gradients and noise."""
+    """An image with edges, gradients and noise."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width]
     channels = [np.sin(x / 9) * 90 + 120, np.cos(y / 13 + x / 31) * 100 + 120, ((x // 17 + y // 23) % 2) * 200 + 20]
@@ -29,8 +30,8 @@ def photograph(height=300, width=411):
 
 def encoded(array, format="PNG", mode=None):
     stream = io.BytesIO()
-    picture = Image.fromarray(array)
-    (picture.convert(mode) if mode else picture).save(stream, format)
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(stream, format)
     return stream.getvalue()
 
 
@@ -40,12 +41,12 @@ def test_bit_equal_to_torchvision(size, format):
     from torchvision import transforms
 
     data = encoded(photograph(*size), format)
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    image = Image.open(io.BytesIO(data)).convert("RGB")
     steps = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
-    assert np.array_equal(load_image(data, 224), np.asarray(steps(picture)))
+    assert np.array_equal(load_image(data, 224), np.asarray(steps(image)))
     normalised = transforms.Compose(
         [steps, transforms.ToTensor(), transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
-    )(picture)
+    )(image)
     ours = preprocess_input(load_image(data, 224))
     assert np.abs(ours - normalised.permute(1, 2, 0).numpy()).max() < 1e-5
 
@@ -66,17 +67,17 @@ def test_published_preprocessing_on_real_photographs(source, preprocessing, path
     """The sources' own pipelines: bit-equal with Pillow; in TensorFlow within 1 of 255 for 99.9 % of the values."""
     from torchvision import transforms
 
-    picture = Image.open(path).convert("RGB")
+    image = Image.open(path).convert("RGB")
     if source == "timm":
         from timm.data.transforms_factory import transforms_imagenet_eval
 
         fraction = preprocessing.size / preprocessing.resize
         whole = transforms_imagenet_eval(224, crop_pct=fraction, interpolation=preprocessing.interpolation)
-        reference = whole(picture).permute(1, 2, 0).numpy()
-        pixels = np.asarray(transforms.Compose(whole.transforms[:2])(picture))
+        reference = whole(image).permute(1, 2, 0).numpy()
+        pixels = np.asarray(transforms.Compose(whole.transforms[:2])(image))
     else:
         pixels = np.asarray(
-            transforms.Compose([transforms.Resize(preprocessing.resize), transforms.CenterCrop(224)])(picture)
+            transforms.Compose([transforms.Resize(preprocessing.resize), transforms.CenterCrop(224)])(image)
         )
         reference = (pixels - np.array(preprocessing.mean)) / np.array(preprocessing.std)
     options = dict(resize=preprocessing.resize, interpolation=preprocessing.interpolation)
@@ -86,10 +87,10 @@ def test_published_preprocessing_on_real_photographs(source, preprocessing, path
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        from keras_resnext.export.pictures import decode_picture
+        from keras_resnext.export.image_decoding import decode_image
 
         data = tf.constant(path.read_bytes())
-        graph = decode_picture(data, (224, 224), preprocessing.resize, preprocessing.interpolation).numpy()
+        graph = decode_image(data, (224, 224), preprocessing.resize, preprocessing.interpolation).numpy()
         assert np.mean(np.abs(graph - pixels) <= 1) > 0.999
 
 
@@ -156,16 +157,16 @@ def test_labels():
 @pytest.mark.parametrize(
     ("format", "mode"), [("PNG", "L"), ("PNG", "RGBA"), ("GIF", None), ("BMP", None), ("JPEG", "CMYK")]
 )
-def test_other_kinds_of_pictures(format, mode):
+def test_other_kinds_of_images(format, mode):
     assert load_image(encoded(photograph(), format, mode), 64).shape == (64, 64, 3)
 
 
-def test_what_is_no_picture(tmp_path):
+def test_what_is_no_image(tmp_path):
     whole = encoded(photograph(), "JPEG")
     (tmp_path / "cut.jpg").write_bytes(whole[:2000])
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "empty.png").write_bytes(b"")
-    for name, message in (("cut.jpg", "is broken"), ("text.jpg", "is no picture"), ("empty.png", "is no picture")):
+    for name, message in (("cut.jpg", "is broken"), ("text.jpg", "is no image"), ("empty.png", "is no image")):
         with pytest.raises(ValueError, match=f"image=.*{name}' {message}"):
             load_image(tmp_path / name)
     with pytest.raises(ValueError, match="is a folder"):
@@ -190,7 +191,7 @@ def test_the_size_that_weights_were_made_for(tmp_path):
         assert loaded.signatures["serving_default"].structured_input_signature[1]["images"].shape[1:3] == (32, 32)
 
 
-def test_small_pictures_are_not_cropped():
+def test_small_images_are_not_cropped():
     assert [Preprocessing().resize_for(n) for n in (32, 224, 288)] == [32, 256, 329]
     digit = np.arange(64, dtype="uint8").reshape(8, 8)
     assert load_image(encoded(digit), 32).shape == (32, 32, 3)

@@ -42,17 +42,17 @@ def test_a_fifth_of_each_class_is_held_out() -> None:
     assert np.bincount(labels[mask]).tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
 
 
-def test_pictures_use_the_whole_range() -> None:
-    picture = np.asarray(Image.open(io.BytesIO(encode_png(np.arange(64).reshape(8, 8) % 17))))
-    assert (picture.dtype, picture.shape, picture.min(), picture.max(), picture[0, 1]) == (np.uint8, (8, 8), 0, 255, 16)
+def test_images_use_the_whole_range() -> None:
+    image = np.asarray(Image.open(io.BytesIO(encode_png(np.arange(64).reshape(8, 8) % 17))))
+    assert (image.dtype, image.shape, image.min(), image.max(), image[0, 1]) == (np.uint8, (8, 8), 0, 255, 16)
 
 
 def check_files(result: QuickstartResult, folder: Path) -> None:
     assert result.model == folder / "digits.keras"
     assert (result.version / "saved_model.pb").is_file()
     assert (result.version / "assets" / "labels.txt").read_text().split() == list("0123456789")
-    assert Image.open(result.picture).size[0] >= 600
-    # The files go together: the saved model sees in the saved picture what Keras saw.
+    assert Image.open(result.image).size[0] >= 600
+    # The files go together: the saved model sees in the saved image what Keras saw.
     model = keras.saving.load_model(result.model, compile=False)
     scores = np.asarray(model(preprocess_input(load_image(result.sample, 16)[None].astype("float32"))))
     images, labels = load_digits()

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from keras_resnext import ResNeXt, from_pytorch, save_pytorch_weights
-from keras_resnext.keras_files import read_keras_weights, save_keras
 from keras_resnext.pytorch import read_checkpoint
-from keras_resnext.pytorch.layouts import LAYOUTS, detect_layout, layout_names
-from keras_resnext.pytorch.names import canonical_names
-from keras_resnext.pytorch.weights import state_dict
+from keras_resnext.weights.assign import state_dict
+from keras_resnext.weights.keras_files import read_keras_weights, save_keras
+from keras_resnext.weights.layouts import LAYOUTS, detect_layout, layout_names
+from keras_resnext.weights.names import canonical_names
 from tests import references
 from tests.support import randomise, relative_error
 
@@ -190,7 +190,7 @@ def test_killed_while_saving_the_file_is_old_or_new(suffix, tmp_path):
     code = f"""
 import sys
 from keras_resnext import ResNeXt, save_pytorch_weights
-from keras_resnext.keras_files import save_keras
+from keras_resnext.weights.keras_files import save_keras
 model = ResNeXt(blocks=(1, 1, 1, 1))
 save = save_keras if {suffix!r} in (".keras", ".weights.h5") else save_pytorch_weights
 save(model, {str(path)!r})

@@ -104,7 +104,7 @@ class Connection:
         self.http = None
 
 
-def picture(size: int, seed: int) -> bytes:
+def image(size: int, seed: int) -> bytes:
     stream = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((size, size)).save(stream, "JPEG", quality=90)
@@ -119,7 +119,7 @@ def request_for(data: bytes) -> bytes:
 def malformed(good: bytes, size: int) -> list[tuple[str, bytes]]:
     """Requests that no server should answer, of every kind that TF Serving refuses."""
     path = f"/v1/models/{NAME}:predict"
-    jpeg = picture(size, 0)
+    jpeg = image(size, 0)
     return [
         (path, good[: len(good) // 2]),
         (path, b""),
@@ -129,7 +129,7 @@ def malformed(good: bytes, size: int) -> list[tuple[str, bytes]]:
         (path, json.dumps({"instances": [[[[float("nan")] * 3] * size] * size]}).encode()),
         (path, json.dumps({"signature_name": "nothing", "instances": [1]}).encode()),
         (path, request_for(jpeg[: len(jpeg) // 2])),
-        (path, request_for(b"no picture")),
+        (path, request_for(b"no image")),
         (f"/v1/models/{NAME}/versions/999:predict", good),
         ("/v1/models/nobody:predict", good),
         (f"/v1/models/{NAME}:unknown", good),
@@ -138,7 +138,7 @@ def malformed(good: bytes, size: int) -> list[tuple[str, bytes]]:
 
 def run_load(server: Server, base: Path, options: argparse.Namespace, size: int) -> Row:
     """Good and bad requests from concurrent clients while versions come and go."""
-    goods = [request_for(picture(size, seed)) for seed in range(16)]
+    goods = [request_for(image(size, seed)) for seed in range(16)]
     bads = malformed(goods[0], size)
     path = f"/v1/models/{NAME}:predict"
     latencies: list[float] = []
@@ -221,8 +221,8 @@ def run_killed(base: Path, options: argparse.Namespace, size: int) -> Row:
     from keras_resnext.serving import Client, ServingError
 
     server = Server(base.parent)
-    data = picture(size, 1)
-    expected = Client(f"http://127.0.0.1:{server.port}", NAME).predict_pictures([data])["probabilities"]
+    data = image(size, 1)
+    expected = Client(f"http://127.0.0.1:{server.port}", NAME).predict_images([data])["probabilities"]
     stop = threading.Event()
     outcomes: Counter[str] = Counter()
     lock = threading.Lock()
@@ -231,7 +231,7 @@ def run_killed(base: Path, options: argparse.Namespace, size: int) -> Row:
         client = Client(f"http://127.0.0.1:{server.port}", NAME, timeout=60, retries=60)
         while not stop.is_set():
             try:
-                found = client.predict_pictures([data])["probabilities"]
+                found = client.predict_images([data])["probabilities"]
                 outcome = "right" if np.allclose(found, expected, atol=1e-5) else "wrong answer"
             except ServingError as error:
                 outcome = f"reported {error.code}"
@@ -257,7 +257,7 @@ def run_killed(base: Path, options: argparse.Namespace, size: int) -> Row:
 
 def run_faults(server: Server, base: Path, size: int) -> Row:
     """What is meant to bring a server down. After each fault a good request must be answered at once."""
-    good = request_for(picture(size, 2))
+    good = request_for(image(size, 2))
     path = f"/v1/models/{NAME}:predict"
     rows: Row = {}
 
@@ -332,8 +332,8 @@ def run_faults(server: Server, base: Path, size: int) -> Row:
 
 
 def run_throughput(base: Path, options: argparse.Namespace, size: int) -> Row:
-    """Pictures a second: batched, one by one, and the session alone in this process."""
-    goods = [request_for(picture(size, seed)) for seed in range(16)]
+    """Images a second: batched, one by one, and the session alone in this process."""
+    goods = [request_for(image(size, seed)) for seed in range(16)]
     path = f"/v1/models/{NAME}:predict"
 
     def measure(server: Server) -> float:
@@ -366,7 +366,7 @@ def run_throughput(base: Path, options: argparse.Namespace, size: int) -> Row:
     signature = servable.signature("serving_bytes")
     for count in (1, 16):
         data = np.empty(count, object)
-        data[:] = [picture(size, seed) for seed in range(count)]
+        data[:] = [image(size, seed) for seed in range(count)]
         for seconds in (2.0, options.throughput_seconds):
             stop, runs = time.perf_counter() + seconds, 0
             while time.perf_counter() < stop:
@@ -374,7 +374,7 @@ def run_throughput(base: Path, options: argparse.Namespace, size: int) -> Row:
                 runs += 1
         rates[f"bare session, {count} at once"] = runs * count / options.throughput_seconds
     servable.close()
-    return {f"{name}, pictures a second": round(rate, 1) for name, rate in rates.items()}
+    return {f"{name}, images a second": round(rate, 1) for name, rate in rates.items()}
 
 
 def export_small(folder: Path, size: int) -> None:
@@ -401,7 +401,7 @@ def working_base(source: Path | None, size: int) -> Iterator[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, help="folder of a model's versions; default a small ResNeXt")
-    parser.add_argument("--size", type=int, default=64, help="pixels of the pictures that are sent")
+    parser.add_argument("--size", type=int, default=64, help="pixels of the images that are sent")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--malformed", type=float, default=0.05, help="share of malformed requests")

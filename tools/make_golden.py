@@ -214,8 +214,8 @@ def train_digits(dtype: Any, **changes: Any) -> tuple[list[float], np.ndarray]:
     losses = []
     for images, labels in digit_batches(options["steps"], options["batch_size"]):
         optimizer.zero_grad()
-        pictures = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(dtype)
-        loss = module.forward_train(pictures, torch.from_numpy(labels))["loss"]
+        pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(dtype)
+        loss = module.forward_train(pixels, torch.from_numpy(labels))["loss"]
         loss.backward()
         optimizer.step()
         schedule.step()
@@ -227,7 +227,7 @@ def train_digits(dtype: Any, **changes: Any) -> tuple[list[float], np.ndarray]:
 
 
 def make_digits() -> None:
-    """200 steps on real pictures, in float64; how far float32 is from that, and what other settings would give."""
+    """200 steps on real images, in float64; how far float32 is from that, and what other settings would give."""
     shapes = fill(build(TWO_STAGES, True))
     losses, classes = train_digits(torch.float64)
     labels = digits(held_out=True)[1]

@@ -4,9 +4,9 @@ Every figure is a ratio of medians. The contenders are processes of their own th
 machine does falls on all of them; a peer that is not installed is said to be missing, and the rest runs.
 """
 
-from .report import draw, save, to_json, to_markdown
 from .rows import ROWS, Row, find_rows
-from .run import Measurement, run_benchmark
+from .runner import Measurement, run_benchmark
+from .tables import draw, save, to_json, to_markdown
 from .work import Work
 
 __all__ = ["ROWS", "Measurement", "Row", "Work", "draw", "find_rows", "run_benchmark", "save", "to_json", "to_markdown"]

@@ -1,13 +1,13 @@
 """Training and inference compiled as a whole: this package on JAX, torchvision's network by torch.compile.
 
-On the GPU where there is one. Both keep their pictures on the device and wait for the result.
+On the GPU where there is one. Both keep their images on the device and wait for the result.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from .torch_models import torchvision_model
-from .training import MOMENTUM, RATE, build, pictures
+from .training_steps import MOMENTUM, RATE, build, make_images
 from .work import Work
 
 POLICIES = {"float32": "float32", "tf32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -29,7 +29,7 @@ def train_jax(work: Work) -> Callable[[], object]:
 
     model = _prepare_jax(work)
     loss = keras.losses.SparseCategoricalCrossentropy()
-    images, labels = map(jax.device_put, pictures(work))
+    images, labels = map(jax.device_put, make_images(work))
 
     def objective(weights: Any, state: Any) -> Any:
         scores, state = model.stateless_call(weights, state, images, training=True)
@@ -55,7 +55,7 @@ def infer_jax(work: Work) -> Callable[[], object]:
     import jax
 
     model = _prepare_jax(work)
-    images = jax.device_put(pictures(work)[0])
+    images = jax.device_put(make_images(work)[0])
     weights = [variable.value for variable in model.trainable_variables]
     state = [variable.value for variable in model.non_trainable_variables]
     call = jax.jit(lambda *values: model.stateless_call(*values, training=False)[0])
@@ -71,7 +71,7 @@ def _prepare_torch(work: Work) -> tuple[Any, Any, Any, Any]:
     torch.backends.cudnn.allow_tf32 = work.precision != "float32"
     torch.backends.cudnn.benchmark = True
     model = torchvision_model(work.architecture).to(device, memory_format=torch.channels_last)
-    given, targets = pictures(work)
+    given, targets = make_images(work)
     images = torch.tensor(given).permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
     cast = torch.autocast(device.type, torch.bfloat16, enabled=work.precision == "bfloat16")
 

@@ -14,7 +14,6 @@ from statistics import median
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
-sys.argv[0] = "keras-resnext"  # then importing the package imports no framework
 
 from keras_resnext.benchmark.work import CONTENDERS, FILES, Seconds, Work  # noqa: E402
 

@@ -48,9 +48,9 @@ ROWS: dict[str, Row] = {
     "onnx-1": Row("ONNX in ONNX Runtime, batch 1", "onnx", "onnx_torch", 1.0, work=ONE, passes=1),
     "onnx-8": Row("ONNX in ONNX Runtime, batch 8", "onnx", "onnx_torch", 1.0, work=EIGHT, passes=1),
     "openvino": Row("ONNX in OpenVINO, batch 1", "openvino", "openvino_torch", 1.0, work=ONE, passes=1),
-    "input": Row("training pictures, antialiased, one core", "pictures", "pictures_torch", 0.5),
-    "input-plain": Row("training pictures, not antialiased, one core", "pictures_plain", "pictures_torch", 1 / 2.2),
-    "input-wait": Row("a training step's wait for its pictures, batch 8", "waiting", None, 0.01, "seconds", work=EIGHT),
+    "input": Row("training images, antialiased, one core", "images", "images_torch", 0.5),
+    "input-plain": Row("training images, not antialiased, one core", "images_plain", "images_torch", 1 / 2.2),
+    "input-wait": Row("a training step's wait for its images, batch 8", "waiting", None, 0.01, "seconds", work=EIGHT),
     "build": Row(
         "building resnext101_32x8d", "build", "build_torch", 1.2, work={"architecture": "resnext101_32x8d"}
     ),

@@ -14,7 +14,7 @@ class Work:
 
     Attributes:
         architecture: a name of `list_architectures()`, which torchvision must know for its contenders.
-        batch: pictures at once.
+        batch: images at once.
         size: their height and width in pixels.
         precision: "float32", "tf32" (products of tensor cores rounded to 10 bits) or "bfloat16"; on GPUs alone others
             than the first.
@@ -65,7 +65,7 @@ FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "int8.tflite": ("inference:export_tflite_int8", _TENSORFLOW),
     "ours.onnx": ("inference:export_our_onnx", (*_TENSORFLOW, "tf2onnx", "onnx", "onnxruntime")),
     "torchvision.onnx": ("inference:export_torchvision_onnx", (*_TORCH, "onnx")),
-    "jpeg": ("pictures:write", ()),
+    "jpeg": ("images:write", ()),
 }
 
 CONTENDERS: dict[str, Contender] = {
@@ -88,10 +88,10 @@ CONTENDERS: dict[str, Contender] = {
     "openvino_torch": Contender(
         "torchvision's ONNX, OpenVINO", "inference:torchvision_openvino", ("openvino",), "torchvision.onnx"
     ),
-    "pictures": Contender("tf.data", "pictures:antialiased", _TENSORFLOW, "jpeg", one_core=True),
-    "pictures_plain": Contender("tf.data", "pictures:plain", _TENSORFLOW, "jpeg", one_core=True),
-    "waiting": Contender("fit on tf.data", "pictures:waiting", _TENSORFLOW, "jpeg", "tensorflow"),
-    "pictures_torch": Contender("torchvision, Pillow", "pictures:torchvisions", _TORCH, "jpeg", one_core=True),
+    "images": Contender("tf.data", "images:antialiased", _TENSORFLOW, "jpeg", one_core=True),
+    "images_plain": Contender("tf.data", "images:plain", _TENSORFLOW, "jpeg", one_core=True),
+    "waiting": Contender("fit on tf.data", "images:waiting", _TENSORFLOW, "jpeg", "tensorflow"),
+    "images_torch": Contender("torchvision, Pillow", "images:torchvisions", _TORCH, "jpeg", one_core=True),
     "build": Contender("keras_resnext", "starting:build"),
     "build_keras": Contender("keras.applications", "starting:build_keras"),
     "build_torch": Contender("torchvision", "starting:build_torchvision", _TORCH),

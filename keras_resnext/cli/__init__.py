@@ -4,8 +4,16 @@ import signal
 import sys
 import warnings
 
-from . import benchmark, evaluation, explain, models, records, serving, training  # noqa: F401  their commands
-from .base import app, load_framework, tell
+from . import (  # noqa: F401  their commands
+    benchmark_commands,
+    evaluation_commands,
+    explain_commands,
+    model_commands,
+    records_commands,
+    serving_commands,
+    training_commands,
+)
+from .application import app, load_framework, tell
 
 __all__ = ["app", "load_framework", "main", "run"]
 

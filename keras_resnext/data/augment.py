@@ -1,6 +1,6 @@
-"""Random changes to training pictures. Each is a function of numbers drawn before, so that any step can be repeated.
+"""Random changes to training images. Each is a function of numbers drawn before, so that any step can be repeated.
 
-What changes one picture is Pillow's and means what torchvision.transforms means by the same name. What mixes pictures
+What changes one image is Pillow's and means what torchvision.transforms means by the same name. What mixes images
 of a batch is Keras's own layers.
 """
 
@@ -15,19 +15,19 @@ from PIL import Image, ImageEnhance, ImageOps
 
 POLICIES = ("rand_augment", "trivial_augment")
 TRIES = 10
-DRAWS = 4 * TRIES + 1  # uniform numbers a picture: scale, ratio, top and left of each try, and the flip
+DRAWS = 4 * TRIES + 1  # uniform numbers an image: scale, ratio, top and left of each try, and the flip
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training pictures are varied.
+    """How training images are varied.
 
     Attributes:
         size: height and width in pixels of what comes out.
-        crop_scale: share of the picture's area that a random crop has, from and to (torchvision's RandomResizedCrop);
+        crop_scale: share of the image's area that a random crop has, from and to (torchvision's RandomResizedCrop);
             (1, 1) with crop_ratio (1, 1) is the largest square, at a random place.
         crop_ratio: width by height of the crop, from and to, before it is resized to a square.
-        crop_padding: in place of the above, pad the resized picture by so many pixels of zeros and crop it at a
+        crop_padding: in place of the above, pad the resized image by so many pixels of zeros and crop it at a
             random place (the CIFAR recipe); None for random resized crops.
         flip: probability of a left-right flip.
         interpolation: "bilinear" or "bicubic".
@@ -35,11 +35,11 @@ class Augmentation:
             by a quarter, and needs TensorFlow.
         color_jitter: how far brightness, contrast and saturation vary (0.4: factors 0.6..1.4), and the hue (0..0.5).
         policy: None, "rand_augment" (arXiv 1909.13719) or "trivial_augment" (arXiv 2103.10158, wide).
-        policy_ops, policy_magnitude: of RandAugment, operations a picture and their strength (0..30).
-        random_erasing: probability of erasing a random rectangle of a picture (arXiv 1708.04896).
+        policy_ops, policy_magnitude: of RandAugment, operations an image and their strength (0..30).
+        random_erasing: probability of erasing a random rectangle of an image (arXiv 1708.04896).
         mixup, cutmix: alpha of the Beta distribution of mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899), 0 for
             none; with both, each batch gets one or the other.
-        repeats: how many times in a row a picture is drawn, with other variations (arXiv 1902.05509); an epoch keeps
+        repeats: how many times in a row an image is drawn, with other variations (arXiv 1902.05509); an epoch keeps
             its length.
     """
 
@@ -85,7 +85,7 @@ class Augmentation:
 
     @property
     def recolours(self) -> bool:
-        """Whether single pictures are changed beyond crop and flip."""
+        """Whether single images are changed beyond crop and flip."""
         return any(self.color_jitter) or self.policy is not None
 
     @property
@@ -101,7 +101,7 @@ def crop_windows(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> np.ndarray:
-    """Where RandomResizedCrop cuts pictures of these sizes: int64 (…, 4) of top, left, height, width in pixels.
+    """Where RandomResizedCrop cuts images of these sizes: int64 (…, 4) of top, left, height, width in pixels.
 
     Ten tries of a random area and shape; where none fits, the largest crop in the middle that has an allowed shape
     (torchvision/transforms/transforms.py, RandomResizedCrop.get_params).
@@ -122,16 +122,16 @@ def crop_windows(
     first = fits.argmax(-1)[..., None]
     top, left = np.floor(tops * (whole_h[..., None] - h + 1)), np.floor(lefts * (whole_w[..., None] - w + 1))
     found = [np.take_along_axis(values, first, -1)[..., 0] for values in (top, left, h, w)]
-    middle_h = np.minimum(whole_h, np.maximum(1, np.rint(whole_w / ratio[0])))  # of pictures that are too narrow
+    middle_h = np.minimum(whole_h, np.maximum(1, np.rint(whole_w / ratio[0])))  # of images that are too narrow
     middle_w = np.minimum(whole_w, np.maximum(1, np.rint(whole_h * ratio[1])))  # or too wide
     middle = [(whole_h - middle_h) // 2, (whole_w - middle_w) // 2, middle_h, middle_w]
     return np.where(fits.any(-1)[..., None], np.stack(found, -1), np.stack(middle, -1)).astype("int64")
 
 
-def recolour(picture: Image.Image, augmentation: Augmentation, seed: int) -> Image.Image:
-    """Colour jitter and the policy, on an RGB picture."""
+def recolour(image: Image.Image, augmentation: Augmentation, seed: int) -> Image.Image:
+    """Colour jitter and the policy, on an RGB image."""
     if not augmentation.recolours:
-        return picture
+        return image
     rng = np.random.default_rng(seed)
     if any(augmentation.color_jitter):
         *reaches, hue = augmentation.color_jitter
@@ -139,15 +139,15 @@ def recolour(picture: Image.Image, augmentation: Augmentation, seed: int) -> Ima
         shift = rng.uniform(-hue, hue)
         for i in rng.permutation(4):
             if i == 3 and hue:
-                picture = _shift_hue(picture, shift)
+                image = _shift_hue(image, shift)
             elif i < 3 and reaches[i]:
-                picture = _JITTERS[i](picture).enhance(factors[i])
+                image = _JITTERS[i](image).enhance(factors[i])
     if augmentation.policy == "rand_augment":
         for _ in range(augmentation.policy_ops):
-            picture = _apply(picture, _RAND_AUGMENT, augmentation.policy_magnitude, rng)
+            image = _apply(image, _RAND_AUGMENT, augmentation.policy_magnitude, rng)
     elif augmentation.policy == "trivial_augment":
-        picture = _apply(picture, _TRIVIAL_AUGMENT, int(rng.integers(_BINS)), rng)
-    return picture
+        image = _apply(image, _TRIVIAL_AUGMENT, int(rng.integers(_BINS)), rng)
+    return image
 
 
 def mix(images: Any, labels: Any, augmentation: Augmentation, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -178,7 +178,7 @@ def mix(images: Any, labels: Any, augmentation: Augmentation, seed: int) -> tupl
 
 
 class _MixUp(keras.layers.MixUp):
-    """One weight for the whole batch, as torchvision's and mmcls's mixup have it; Keras draws one a picture."""
+    """One weight for the whole batch, as torchvision's and mmcls's mixup have it; Keras draws one an image."""
 
     def get_random_transformation(self, data: Any, training: bool = True, seed: Any = None) -> Any:
         change = super().get_random_transformation(data, training=training, seed=seed)
@@ -210,8 +210,8 @@ def _enhance(kind: Any) -> _Operation:
     return lambda p, m: kind(p).enhance(1 + m)
 
 
-def _shift_hue(picture: Image.Image, share: float) -> Image.Image:
-    hue, saturation, value = picture.convert("HSV").split()
+def _shift_hue(image: Image.Image, share: float) -> Image.Image:
+    hue, saturation, value = image.convert("HSV").split()
     shifted = (np.asarray(hue, "int16") + int(share * 255)) % 256
     return Image.merge("HSV", (Image.fromarray(shifted.astype("uint8")), saturation, value)).convert("RGB")
 
@@ -251,7 +251,7 @@ _TRIVIAL_AUGMENT: _Space = _COMMON | {
 }
 
 
-def _apply(picture: Image.Image, space: _Space, level: int, rng: np.random.Generator) -> Image.Image:
+def _apply(image: Image.Image, space: _Space, level: int, rng: np.random.Generator) -> Image.Image:
     operation, strongest, signed = list(space.values())[rng.integers(len(space))]
     sign = -1 if signed and rng.integers(2) else 1
-    return operation(picture, sign * strongest * level / (_BINS - 1))
+    return operation(image, sign * strongest * level / (_BINS - 1))

@@ -1,7 +1,7 @@
-"""Batches of pictures for training and validation. Every batch is a function of seed and step, so any can be repeated.
+"""Batches of images for training and validation. Every batch is a function of seed and step, so any can be repeated.
 
 With TensorFlow installed they come from tf.data (`tf_batches.py`), else from `keras.utils.PyDataset` on threads. Both
-show the same pictures; random crops without antialiasing are TensorFlow's alone.
+show the same images; random crops without antialiasing are TensorFlow's alone.
 """
 
 import importlib.util
@@ -17,8 +17,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from ..preprocessing import FILTERS, load_image, preprocess_input, resize_shorter_side, to_rgb
-from ..published import Preprocessing
+from ..preprocessing import FILTERS, Preprocessing, load_image, preprocess_input, resize_shorter_side, to_rgb
 from .augment import DRAWS, Augmentation, crop_windows, mix, recolour
 from .listing import Listing
 
@@ -28,12 +27,12 @@ _READ_AHEAD = {"workers": 2, "max_queue_size": 4}  # batches that Keras makes wh
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of training shows: `n` pictures of this process's share of the batch.
+    """What one step of training shows: `n` images of this process's share of the batch.
 
     Attributes:
         indices: (n,) into the listing.
         draws: (n, DRAWS) uniform numbers from 0 to 1 for crop and flip.
-        seeds: (n,) for what changes single pictures.
+        seeds: (n,) for what changes single images.
         seed: for what mixes the batch.
     """
 
@@ -45,34 +44,34 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which pictures each step shows, and the random numbers that go with them.
+    """Which images each step shows, and the random numbers that go with them.
 
     Attributes:
-        pictures: how many there are.
+        images: how many there are.
         batch_size: of all processes together.
         seed: of everything.
-        repeats: how many times in a row a picture is drawn.
+        repeats: how many times in a row an image is drawn.
         shard: (i, n): this process takes the i-th of n equal parts of every batch.
     """
 
-    pictures: int
+    images: int
     batch_size: int
     seed: int
     repeats: int = 1
     shard: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= self.pictures:
+        if not 1 <= self.batch_size <= self.images:
             raise ValueError(
-                f"batch_size={self.batch_size!r} must lie in 1..{self.pictures}, the number of training pictures"
+                f"batch_size={self.batch_size!r} must lie in 1..{self.images}, the number of training images"
             )
         if self.batch_size % self.shard[1]:
             raise ValueError(f"batch_size={self.batch_size!r} must be a multiple of the {self.shard[1]} processes")
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch; the pictures left over differ from epoch to epoch."""
-        return self.pictures // self.batch_size
+        """Whole batches in an epoch; the images left over differ from epoch to epoch."""
+        return self.images // self.batch_size
 
     def step(self, number: int) -> Step:
         """Step `number`, counted from 0 over all epochs."""
@@ -83,15 +82,15 @@ class Plan:
         share, count = self.shard
         size = self.batch_size // count
         mine = slice(share * size, (share + 1) * size)
-        order = _order(self.pictures, self.repeats, self.seed, epoch)
+        order = _order(self.images, self.repeats, self.seed, epoch)
         indices = order[position * self.batch_size : (position + 1) * self.batch_size][mine]
         return Step(indices, draws[mine], seeds[mine], seed + share)
 
 
 @lru_cache(maxsize=2)
-def _order(pictures: int, repeats: int, seed: int, epoch: int) -> np.ndarray:
-    order = np.random.default_rng((seed, epoch)).permutation(pictures)
-    return np.repeat(order, repeats)[:pictures]
+def _order(images: int, repeats: int, seed: int, epoch: int) -> np.ndarray:
+    order = np.random.default_rng((seed, epoch)).permutation(images)
+    return np.repeat(order, repeats)[:images]
 
 
 def training_batches(
@@ -108,13 +107,13 @@ def training_batches(
     """What `fit` takes for `steps` of training.
 
     Args:
-        listing: pictures.
+        listing: images.
         plan: which of them when.
         augmentation: how they vary.
         preprocessing: mean and standard deviation.
         steps: consecutive ones, counted from 0 over all epochs.
         engine: "tf.data", "python" (threads and Pillow), or "auto": the first where TensorFlow is installed.
-        read: gives the encoded picture of an index, in place of `listing.read`, such as `CachedReader(listing).read`.
+        read: gives the encoded image of an index, in place of `listing.read`, such as `CachedReader(listing).read`.
         workers: threads; default the number of processors.
 
     Returns:
@@ -144,45 +143,45 @@ def resolve_engine(engine: str) -> str:
 
 
 def antialiased(augmentation: Augmentation) -> bool:
-    """Whether Pillow resizes the pictures: all but random resized crops without antialiasing."""
+    """Whether Pillow resizes the images: all but random resized crops without antialiasing."""
     return augmentation.antialias or augmentation.crop_padding is not None
 
 
-def make_picture(data: bytes, draws: np.ndarray, seed: int, augmentation: Augmentation) -> np.ndarray:
-    """One training picture by Pillow: uint8 (size, size, 3)."""
-    return finish_crop(crop_picture(data, draws, augmentation), draws, seed, augmentation)
+def make_image(data: bytes, draws: np.ndarray, seed: int, augmentation: Augmentation) -> np.ndarray:
+    """One training image by Pillow: uint8 (size, size, 3)."""
+    return finish_crop(crop_image(data, draws, augmentation), draws, seed, augmentation)
 
 
-def crop_picture(data: bytes, draws: np.ndarray, augmentation: Augmentation) -> Image.Image:
-    """The part of a picture that is shown, in RGB."""
+def crop_image(data: bytes, draws: np.ndarray, augmentation: Augmentation) -> Image.Image:
+    """The part of an image that is shown, in RGB."""
     with Image.open(BytesIO(data)) as opened:
-        picture = to_rgb(opened)
+        image = to_rgb(opened)
     if augmentation.crop_padding is not None:
         size, pad = augmentation.size, augmentation.crop_padding
-        picture = square(picture, size, FILTERS[augmentation.interpolation])
+        image = square(image, size, FILTERS[augmentation.interpolation])
         top, left = (int(draw * (2 * pad + 1)) for draw in draws[:2])
         shifted = (1, 0, left - pad, 0, 1, top - pad)
-        return picture.transform((size, size), Image.Transform.AFFINE, shifted, Image.Resampling.NEAREST)
-    windows = crop_windows(draws, picture.height, picture.width, augmentation.crop_scale, augmentation.crop_ratio)
+        return image.transform((size, size), Image.Transform.AFFINE, shifted, Image.Resampling.NEAREST)
+    windows = crop_windows(draws, image.height, image.width, augmentation.crop_scale, augmentation.crop_ratio)
     top, left, height, width = windows.tolist()
-    return picture.crop((left, top, left + width, top + height))
+    return image.crop((left, top, left + width, top + height))
 
 
 def finish_crop(crop: Image.Image, draws: np.ndarray, seed: int, augmentation: Augmentation) -> np.ndarray:
     """What follows the crop, by Pillow: uint8 (size, size, 3)."""
-    picture = crop.resize((augmentation.size, augmentation.size), FILTERS[augmentation.interpolation])
+    image = crop.resize((augmentation.size, augmentation.size), FILTERS[augmentation.interpolation])
     if draws[-1] < augmentation.flip:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(recolour(picture, augmentation, seed))
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(recolour(image, augmentation, seed))
 
 
-def square(picture: Image.Image, size: int, kind: Image.Resampling) -> Image.Image:
+def square(image: Image.Image, size: int, kind: Image.Resampling) -> Image.Image:
     """Shorter side to `size`, and the middle of the longer one."""
-    if picture.size == (size, size):
-        return picture
-    picture = resize_shorter_side(picture, size, kind)
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
-    return picture.crop((left, top, left + size, top + size))
+    if image.size == (size, size):
+        return image
+    image = resize_shorter_side(image, size, kind)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
 
 
 class _TrainingBatches(keras.utils.PyDataset):
@@ -206,26 +205,26 @@ class _TrainingBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         step = self.plan.step(self.steps[index])
-        pictures = self.pool.map(
-            lambda i, draws, seed: make_picture(self.read(i), draws, int(seed), self.augmentation),
+        pixels = self.pool.map(
+            lambda i, draws, seed: make_image(self.read(i), draws, int(seed), self.augmentation),
             *(step.indices, step.draws, step.seeds),
         )
-        images = preprocess_input(np.stack(list(pictures)), self.preprocessing)
+        images = preprocess_input(np.stack(list(pixels)), self.preprocessing)
         labels = np.eye(len(self.listing.classes), dtype="float32")[self.listing.labels[step.indices]]
         return mix(images, labels, self.augmentation, step.seed) if self.augmentation.mixes else (images, labels)
 
 
 class ValidationBatches(keras.utils.PyDataset):
-    """Pictures prepared exactly as prediction prepares them, in order, in batches of one size.
+    """Images prepared exactly as prediction prepares them, in order, in batches of one size.
 
-    The last batch is filled up with pictures of weight 0. Batches are (images float32 (n, size, size, 3) normalised,
+    The last batch is filled up with images of weight 0. Batches are (images float32 (n, size, size, 3) normalised,
     labels float32 (n, classes), weights float32 (n,)).
 
     Args:
-        listing: pictures.
+        listing: images.
         preprocessing: how they are resized, cropped and normalised.
         size: height and width in pixels.
-        batch_size: pictures a batch, of all processes together.
+        batch_size: images a batch, of all processes together.
         shard: (i, n): this process takes the i-th of n equal parts of every batch.
         workers: threads that read; default the number of processors.
     """

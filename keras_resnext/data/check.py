@@ -1,4 +1,4 @@
-"""Finds pictures that cannot be read before training does."""
+"""Finds images that cannot be read before training does."""
 
 import json
 import os
@@ -12,17 +12,17 @@ from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import Progress
 
-from ..files import written_whole
+from ..files import placed_whole
 from ..preprocessing import check_depth
 from .listing import Listing
 
-LARGEST_SHARE = 0.01  # of all pictures that may be skipped
+LARGEST_SHARE = 0.01  # of all images that may be skipped
 SHOWN = 5
-BLOCK = 1024  # pictures that wait for a thread at the same time
+BLOCK = 1024  # images that wait for a thread at the same time
 
 
 def default_skip_limit(count: int) -> int:
-    """How many of `count` pictures may be unreadable where nobody says: a hundredth, at least one."""
+    """How many of `count` images may be unreadable where nobody says: a hundredth, at least one."""
     return max(1, int(count * LARGEST_SHARE))
 
 
@@ -32,12 +32,12 @@ def find_unreadable(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> dict[int, str]:
-    """Decodes pictures on all processors, coarsely (JPEG at an eighth of its size): index and what is wrong.
+    """Decodes images on all processors, coarsely (JPEG at an eighth of its size): index and what is wrong.
 
     Args:
         listing: what to check.
-        indices: of the pictures to look at; default all.
-        progress: called with the number of pictures looked at so far.
+        indices: of the images to look at; default all.
+        progress: called with the number of images looked at so far.
     """
     places = range(len(listing)) if indices is None else [int(index) for index in indices]
     found = {}
@@ -52,14 +52,14 @@ def find_unreadable(
     return found
 
 
-def check_pictures(
+def check_images(
     listing: Listing, *, strict: bool = False, limit: int | None = None, problems: dict[int, str] | None = None
 ) -> tuple[Listing, list[tuple[str, str]]]:
-    """Leaves out the pictures that cannot be read.
+    """Leaves out the images that cannot be read.
 
     Args:
         listing: what to check.
-        strict: whether one unreadable picture is an error.
+        strict: whether one unreadable image is an error.
         limit: how many may be left out; default a hundredth of them, at least one.
         problems: what `find_unreadable` found, if it was asked before.
 
@@ -76,12 +76,12 @@ def check_pictures(
         listed = "; ".join(f"{name}: {reason}" for name, reason in skipped[:SHOWN])
         more = f"; and {len(skipped) - SHOWN} more" if len(skipped) > SHOWN else ""
         raise ValueError(
-            f"{len(skipped)} of {len(listing)} pictures cannot be read, more than the limit of {limit}: {listed}{more}"
+            f"{len(skipped)} of {len(listing)} images cannot be read, more than the limit of {limit}: {listed}{more}"
         )
     kept = listing.select(np.setdiff1d(np.arange(len(listing)), list(problems)))
     lost = np.setdiff1d(listing.labels, kept.labels)
     if len(lost):
-        raise ValueError(f"no picture of class {listing.classes[lost[0]]!r} can be read; the first: {skipped[0][0]}")
+        raise ValueError(f"no image of class {listing.classes[lost[0]]!r} can be read; the first: {skipped[0][0]}")
     return kept, skipped
 
 
@@ -94,14 +94,14 @@ def leave_out_unreadable(
     console: Console,
     memory: Path | None = None,
 ) -> Listing:
-    """`check_pictures` that shows its progress, and tells what it leaves out, on `console`.
+    """`check_images` that shows its progress, and tells what it leaves out, on `console`.
 
     Args:
         listing: what to check.
-        name: what the progress calls these pictures, such as "training".
-        strict, limit: of `check_pictures`.
+        name: what the progress calls these images, such as "training".
+        strict, limit: of `check_images`.
         console: where to tell.
-        memory: a JSON file of what was found, by the listing's fingerprint; pictures that are known from there are not
+        memory: a JSON file of what was found, by the listing's fingerprint; images that are known from there are not
             looked through again.
     """
     known = {} if memory is None else _recall(memory)
@@ -110,15 +110,15 @@ def leave_out_unreadable(
         problems = {int(index): str(reason) for index, reason in known[key].items()}
     else:
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task(f"Looking through the {name} pictures", total=len(listing))
+            task = progress.add_task(f"Looking through the {name} images", total=len(listing))
             problems = find_unreadable(listing, progress=lambda done: progress.update(task, completed=done))
-    kept, skipped = check_pictures(listing, strict=strict, limit=limit, problems=problems)
+    kept, skipped = check_images(listing, strict=strict, limit=limit, problems=problems)
     if memory is not None and key not in known:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(memory) as file:
-            file.write(json.dumps({**known, key: problems}, indent=2).encode("utf-8", "surrogateescape"))
-    for picture, reason in skipped:
-        console.print(f"left out: {picture}: {reason}", markup=False, soft_wrap=True)
+        with placed_whole(memory) as aside:
+            aside.write_bytes(json.dumps({**known, key: problems}, indent=2).encode("utf-8", "surrogateescape"))
+    for image, reason in skipped:
+        console.print(f"left out: {image}: {reason}", markup=False, soft_wrap=True)
     return kept
 
 
@@ -135,12 +135,12 @@ def _problem(listing: Listing, index: int) -> str:
         data = listing.read(index)
         if not data:
             return "the file is empty"
-        with Image.open(BytesIO(data)) as picture:
-            picture.draft("RGB", (1, 1))
-            picture.load()
-            check_depth(picture)
+        with Image.open(BytesIO(data)) as image:
+            image.draft("RGB", (1, 1))
+            image.load()
+            check_depth(image)
     except UnidentifiedImageError:
-        return "it is no picture that Pillow knows"
+        return "it is no image that Pillow knows"
     except Exception as error:  # Pillow's decoders raise anything at all on broken data
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return " ".join(reason.split())

@@ -1,4 +1,4 @@
-"""Which pictures there are and what class each has: folders of class folders, CSV, JSON and text lists, TFRecords."""
+"""Which images there are and what class each has: folders of class folders, CSV, JSON and text lists, TFRecords."""
 
 import csv
 import fnmatch
@@ -26,13 +26,13 @@ _LABEL_COLUMNS = ("label", "class", "target")
 
 @dataclass(frozen=True)
 class Listing:
-    """Labelled pictures in files.
+    """Labelled images in files.
 
     Attributes:
         files: n paths.
         labels: int64 (n,), indices into `classes`.
         classes: names.
-        spans: int64 (n, 2), offset and length in bytes of each picture inside its file; None where files are pictures.
+        spans: int64 (n, 2), offset and length in bytes of each image inside its file; None where files are images.
     """
 
     files: tuple[str, ...]
@@ -44,11 +44,11 @@ class Listing:
         return len(self.files)
 
     def name(self, index: int) -> str:
-        """What an error calls picture `index`."""
+        """What an error calls image `index`."""
         return self.files[index] + ("" if self.spans is None else f" at byte {self.spans[index, 0]}")
 
     def read(self, index: int) -> bytes:
-        """The encoded picture, such as the content of a JPEG file."""
+        """The encoded image, such as the content of a JPEG file."""
         with open(self.files[index], "rb") as file:
             if self.spans is None:
                 return file.read()
@@ -57,7 +57,7 @@ class Listing:
             return file.read(length)
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "Listing":
-        """Of these pictures alone, in the given order; the classes stay."""
+        """Of these images alone, in the given order; the classes stay."""
         indices = np.asarray(indices, "int64")
         files = tuple(self.files[i] for i in indices)
         return replace(
@@ -79,10 +79,10 @@ class Listing:
 
 
 class CachedReader:
-    """Reads each picture of a listing from its file once, and keeps what is encoded in memory.
+    """Reads each image of a listing from its file once, and keeps what is encoded in memory.
 
     Args:
-        listing: whose pictures `read` gives.
+        listing: whose images `read` gives.
     """
 
     def __init__(self, listing: Listing) -> None:
@@ -120,26 +120,26 @@ def find_splits(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
 
 
 def read_listing(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Listing:
-    """Finds labelled pictures.
+    """Finds labelled images.
 
     Args:
-        path: a folder with one folder of pictures a class (searched downwards, classes sorted by name, as torchvision's
+        path: a folder with one folder of images a class (searched downwards, classes sorted by name, as torchvision's
             ImageFolder); a list: .csv with columns `path` and `label` (a header is optional), .json with
             [{"path": …, "label": …}, …] or {path: label}, or .txt with "path number" lines as mmcls has them, paths
             relative to the list; a folder or a pattern (`records/train*`) of TFRecords in ImageNet's layout;
             `tfds:NAME`, of a data set of tensorflow_datasets what it has to validate on, else all of it (`find_splits`
             gives both parts).
-        classes: the names that are expected, in order, such as those of the training pictures; default as found.
+        classes: the names that are expected, in order, such as those of the training images; default as found.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`, or a listed picture is missing.
-        ValueError: no pictures, one class alone, an empty class, names that differ in case alone, labels out of range,
+        FileNotFoundError: there is nothing at `path`, or a listed image is missing.
+        ValueError: no images, one class alone, an empty class, names that differ in case alone, labels out of range,
             or a list that cannot be read.
     """
     path = next(part for part in reversed(find_splits(path)) if part) if tfds.is_name(path) else Path(path)
     listing = _find(path, None if classes is None else tuple(classes))
     if not len(listing):
-        raise ValueError(f"data={str(path)!r} holds no pictures ({', '.join(SUFFIXES)})")
+        raise ValueError(f"data={str(path)!r} holds no images ({', '.join(SUFFIXES)})")
     if classes is None and len(listing.classes) < 2:
         raise ValueError(f"data={str(path)!r} has one class alone, {listing.classes[0]!r}; at least two are needed")
     _check_names(listing.classes)
@@ -147,10 +147,10 @@ def read_listing(path: str | os.PathLike[str], classes: Sequence[str] | None = N
 
 
 def split_listing(listing: Listing, share: float, seed: int) -> tuple[Listing, Listing]:
-    """Takes the same random share of each class away, at least one picture.
+    """Takes the same random share of each class away, at least one image.
 
     Args:
-        listing: all pictures.
+        listing: all images.
         share: of each class, between 0 and 1.
         seed: of which ones.
 
@@ -158,7 +158,7 @@ def split_listing(listing: Listing, share: float, seed: int) -> tuple[Listing, L
         (the others, those taken away), with the same classes.
 
     Raises:
-        ValueError: `share` is not between 0 and 1, or a class has too few pictures to be shared.
+        ValueError: `share` is not between 0 and 1, or a class has too few images to be shared.
     """
     if not 0 < share < 1:
         raise ValueError(f"validation={share!r} must lie between 0 and 1")
@@ -170,7 +170,7 @@ def split_listing(listing: Listing, share: float, seed: int) -> tuple[Listing, L
             continue
         count = max(1, round(len(members) * share))
         if count >= len(members):
-            raise ValueError(f"class {name!r} has {len(members)} pictures, too few to hold out {share:.0%} of them")
+            raise ValueError(f"class {name!r} has {len(members)} images, too few to hold out {share:.0%} of them")
         taken[members[:count]] = True
     return listing.select(np.flatnonzero(~taken)), listing.select(np.flatnonzero(taken))
 
@@ -199,11 +199,11 @@ def _read_folders(root: Path, expected: tuple[str, ...] | None) -> Listing:
     files: list[str] = []
     labels: list[int] = []
     for name in found:
-        pictures = sorted(_walk(root / name))
-        if not pictures:
-            raise ValueError(f"class folder {str(root / name)!r} holds no pictures ({', '.join(SUFFIXES)})")
-        files += pictures
-        labels += [names.index(name)] * len(pictures)
+        images = sorted(_walk(root / name))
+        if not images:
+            raise ValueError(f"class folder {str(root / name)!r} holds no images ({', '.join(SUFFIXES)})")
+        files += images
+        labels += [names.index(name)] * len(images)
     return Listing(tuple(files), np.array(labels, "int64"), names)
 
 
@@ -220,7 +220,7 @@ def _read_list(path: Path, expected: tuple[str, ...] | None) -> Listing:
         raise ValueError(f"data={str(path)!r} cannot be read: {error}") from None
     files = [str(path.parent / file) for file, _ in rows]
     if absent := [file for file in files if not os.path.isfile(file)]:
-        raise FileNotFoundError(f"data={str(path)!r}: {len(absent)} listed pictures are missing, such as {absent[0]!r}")
+        raise FileNotFoundError(f"data={str(path)!r}: {len(absent)} listed images are missing, such as {absent[0]!r}")
     texts = [str(label).strip() for _, label in rows]
     if texts and all(text.lstrip("-").isdecimal() for text in texts):
         numbers = [_read_number(text, row, path) for row, text in enumerate(texts, start=1)]
@@ -304,7 +304,7 @@ def _numbered(labels: Sequence[int] | np.ndarray, names: tuple[str, ...] | None,
     for row, label in enumerate(labels, start=1):
         if not 0 <= label < count:
             known = f"{count} classes" if names is not None else f"more need their names in {CLASSES_FILE} beside"
-            raise ValueError(f"data={str(path)!r}: label {label} of picture {row} is outside 0..{count - 1} ({known})")
+            raise ValueError(f"data={str(path)!r}: label {label} of image {row} is outside 0..{count - 1} ({known})")
     return names if names is not None else tuple(map(str, range(int(max(labels)) + 1 if len(labels) else 0)))
 
 

@@ -1,4 +1,4 @@
-"""TFRecords of labelled pictures in ImageNet's layout, indexed for random access without reading the pictures."""
+"""TFRecords of labelled images in ImageNet's layout, indexed for random access without reading the images."""
 
 import os
 import re
@@ -14,7 +14,7 @@ CLASSES_FILE = "labels.txt"
 # What others call it: mmcls, and tensorflow_datasets beside the records of a data set.
 CLASSES_FILES = (CLASSES_FILE, "classes.txt", "label.labels.txt")
 
-# Names of the features: what holds the picture, what holds the label, and the label of the first class. ImageNet's
+# Names of the features: what holds the image, what holds the label, and the label of the first class. ImageNet's
 # records (tensorflow/models, build_imagenet_data.py) count from 1, tensorflow_datasets' from 0.
 LAYOUTS = (("image/encoded", "image/class/label", 1), ("image", "label", 0))
 
@@ -22,15 +22,15 @@ _LENGTH_DELIMITED = 2
 
 
 def index_records(files: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the pictures of TFRecord files are.
+    """Where the images of TFRecord files are.
 
-    Only the frames of the records and of the features in them are read, not the pictures.
+    Only the frames of the records and of the features in them are read, not the images.
 
     Returns:
-        (index into `files` (n,), offset and length of each encoded picture (n, 2), labels from 0 (n,)), all int64.
+        (index into `files` (n,), offset and length of each encoded image (n, 2), labels from 0 (n,)), all int64.
 
     Raises:
-        ValueError: a file that is cut, or a record without picture and label.
+        ValueError: a file that is cut, or a record without image and label.
     """
     owners: list[int] = []
     spans: list[tuple[int, int]] = []
@@ -125,7 +125,7 @@ def _bytes_value(file: BinaryIO, start: int, end: int) -> tuple[int, int]:
     for _, _, first, last in _fields(file, start, end):
         for _, _, begin, stop in _fields(file, first, last):
             return begin, stop - begin
-    raise ValueError(f"the picture at byte {start} is empty")
+    raise ValueError(f"the image at byte {start} is empty")
 
 
 def _int_value(file: BinaryIO, start: int, end: int) -> int:

@@ -2,7 +2,7 @@
 
 TensorFlow reads and decodes: of a JPEG file only what the crop needs, which is a third faster than Pillow and gives the
 same values. Pillow resizes, three times as fast as TensorFlow's antialiasing; without antialiasing TensorFlow does, and
-then no picture waits for Python. Crops are drawn for whole batches: a call into Python takes 0.1 ms.
+then no image waits for Python. Crops are drawn for whole batches: a call into Python takes 0.1 ms.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from ..published import Preprocessing
+from ..preprocessing import Preprocessing
 from .augment import DRAWS, Augmentation, crop_windows, mix, recolour
-from .batches import Plan, antialiased, crop_picture, finish_crop, make_picture
+from .batches import Plan, antialiased, crop_image, finish_crop, make_image
 from .listing import Listing
 
 Tensor = Any
@@ -32,7 +32,7 @@ def make_dataset(
     read: Callable[[int], bytes] | None,
     workers: int | None = None,
 ) -> tf.data.Dataset:
-    """As `training_batches`; `read` gives the encoded picture of an index, None has TensorFlow read the files."""
+    """As `training_batches`; `read` gives the encoded image of an index, None has TensorFlow read the files."""
     size, classes = augmentation.size, len(listing.classes)
     local = plan.batch_size // plan.shard[1]
     files = np.array([b"" if read else file.encode(errors="surrogateescape") for file in listing.files])
@@ -72,9 +72,9 @@ def make_dataset(
     def make(
         data: Tensor, shape: Tensor, window: Tensor, label: Tensor, draws: Tensor, seed: Tensor
     ) -> tuple[Tensor, Tensor]:
-        picture = tf.cast(tf.ensure_shape(finish(data, shape, window, draws, seed), (size, size, 3)), tf.float32)
-        # As rows of values, while the processor has them at hand: 0.3 ms a picture against 2.9 ms by the batch of 32.
-        rows = tf.reshape(picture, (size, size * 3)) * scale + shift
+        image = tf.cast(tf.ensure_shape(finish(data, shape, window, draws, seed), (size, size, 3)), tf.float32)
+        # As rows of values, while the processor has them at hand: 0.3 ms an image against 2.9 ms by the batch of 32.
+        rows = tf.reshape(image, (size, size * 3)) * scale + shift
         return tf.reshape(rows, (size, size, 3)), tf.one_hot(label, classes)
 
     def blend(number: Tensor, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -105,13 +105,13 @@ def _numpy(function: Callable[..., Any], inputs: list[Tensor], outputs: list[tup
 
 
 def _by_pillow(augmentation: Augmentation) -> Callable[..., Tensor]:
-    """(data, shape, window, draws, seed) to a picture that Pillow resizes, uint8 (size, size, 3)."""
+    """(data, shape, window, draws, seed) to an image that Pillow resizes, uint8 (size, size, 3)."""
 
     def finish(crop: np.ndarray, draws: np.ndarray, seed: np.ndarray) -> np.ndarray:
         return finish_crop(Image.fromarray(crop), draws, int(seed), augmentation)
 
     def whole(data: bytes, draws: np.ndarray, seed: np.ndarray) -> np.ndarray:
-        return make_picture(data, draws, int(seed), augmentation)
+        return make_image(data, draws, int(seed), augmentation)
 
     def call(data: Tensor, shape: Tensor, window: Tensor, draws: Tensor, seed: Tensor) -> Tensor:
         return tf.cond(
@@ -128,7 +128,7 @@ def _by_tensorflow(augmentation: Augmentation) -> Callable[..., Tensor]:
     size = augmentation.size
 
     def cut(data: bytes, draws: np.ndarray) -> np.ndarray:
-        return np.asarray(crop_picture(data, draws, augmentation))
+        return np.asarray(crop_image(data, draws, augmentation))
 
     def change_colours(array: np.ndarray, seed: np.ndarray) -> np.ndarray:
         return np.asarray(recolour(Image.fromarray(array), augmentation, int(seed)))
@@ -142,11 +142,11 @@ def _by_tensorflow(augmentation: Augmentation) -> Callable[..., Tensor]:
         # Before it grows to float32, and not by a slice with a step of -1: together 0.1 in place of 0.8 ms.
         crop = tf.cond(draws[-1] < augmentation.flip, lambda: tf.reverse(crop, [1]), lambda: crop)
         crop = tf.ensure_shape(crop, (None, None, 3))
-        picture = tf.cast(tf.image.resize(crop, (size, size), method=augmentation.interpolation), tf.float32)
+        image = tf.cast(tf.image.resize(crop, (size, size), method=augmentation.interpolation), tf.float32)
         if augmentation.recolours:
-            picture = tf.cast(tf.round(tf.clip_by_value(picture, 0, 255)), tf.uint8)
-            picture = tf.numpy_function(change_colours, [picture, seed], tf.uint8, stateful=False)
-        return picture
+            image = tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8)
+            image = tf.numpy_function(change_colours, [image, seed], tf.uint8, stateful=False)
+        return image
 
     return call
 
@@ -157,11 +157,11 @@ def _has_colours(shape: Tensor) -> Tensor:
 
 
 def _crop(data: Tensor, shape: Tensor, window: Tensor) -> Tensor:
-    """A part of a JPEG picture, uint8 (height, width, 3), as Pillow decodes it."""
+    """A part of a JPEG image, uint8 (height, width, 3), as Pillow decodes it."""
     start, extent = window[:2], window[2:]
     first = tf.maximum(start - MARGIN, 0)
     last = tf.minimum(start + extent + MARGIN, shape[:2])
-    # What Pillow reads is read here too, up to where a file ends early; `check_pictures` has looked at it before.
+    # What Pillow reads is read here too, up to where a file ends early; `check_images` has looked at it before.
     around = tf.image.decode_and_crop_jpeg(
         data,
         tf.concat([first, last - first], 0),

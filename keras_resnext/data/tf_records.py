@@ -1,4 +1,4 @@
-"""Labelled pictures written as TFRecords in ImageNet's layout (tensorflow/models, build_imagenet_data.py)."""
+"""Labelled images written as TFRecords in ImageNet's layout (tensorflow/models, build_imagenet_data.py)."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ..files import folder_filled_whole
+from ..files import placed_whole
 from .check import leave_out_unreadable
 from .listing import Listing, find_splits, read_listing
 from .records import CLASSES_FILE, LAYOUTS
 
-SHARD_BYTES = 100_000_000  # of pictures in a file, where no number of files is given
+SHARD_BYTES = 100_000_000  # of images in a file, where no number of files is given
 MOST_SHARDS = 99_999  # five digits in their names
-READ_AHEAD = 64  # pictures in memory
+READ_AHEAD = 64  # images in memory
 
 _FIRST_LABEL = LAYOUTS[0][2]
 # Names of colour spaces as ImageNet's records have them; others are called as Pillow calls them.
@@ -40,30 +40,30 @@ def write_records(
 ) -> dict[str, Listing]:
     """Writes a data set as TFRecords that `find_splits` and `read_listing` find again, and labels.txt with its classes.
 
-    Encoded pictures are copied byte for byte, whatever their format; at most `READ_AHEAD` of them are in memory.
+    Encoded images are copied byte for byte, whatever their format; at most `READ_AHEAD` of them are in memory.
 
     Args:
         data: what `read_listing` takes, or a folder with train and val: of that, `validation-…` is written too.
         output: the folder for `train-00000-of-00008` and so on: absent, or empty. All appears in it at the end.
-        shards: number of files of training pictures; default so many that each has about 100 MB. Those of validation
-            have as many pictures each.
-        seed: of the order of the pictures.
-        strict, limit: of `check_pictures`.
+        shards: number of files of training images; default so many that each has about 100 MB. Those of validation
+            have as many images each.
+        seed: of the order of the images.
+        strict, limit: of `check_images`.
         console: where to tell of progress and of what is left out.
 
     Returns:
-        {"train": the pictures written, "validation": …}, in the order in which they are written.
+        {"train": the images written, "validation": …}, in the order in which they are written.
 
     Raises:
         FileExistsError, NotADirectoryError: `output` is not empty, or no folder; nothing is read then.
-        ValueError: as `read_listing` and `check_pictures`; `shards` out of range; a class name of more than one line.
+        ValueError: as `read_listing` and `check_images`; `shards` out of range; a class name of more than one line.
         OSError: a file cannot be read, or written, such as on a full disk; `output` is left as it was.
     """
     console = console or Console(quiet=True)
-    with folder_filled_whole(output) as folder:
+    with placed_whole(output, folder=True) as folder:
         listings = _find(data)
         if shards is not None and not 1 <= shards <= (most := min(MOST_SHARDS, len(listings["train"]))):
-            raise ValueError(f"shards={shards!r} must lie in 1..{most}; there are {len(listings['train'])} pictures")
+            raise ValueError(f"shards={shards!r} must lie in 1..{most}; there are {len(listings['train'])} images")
         names = _class_lines(listings["train"].classes)
         rng = np.random.default_rng(seed)
         for split, listing in listings.items():
@@ -84,14 +84,14 @@ def make_example(data: bytes, label: int, text: str, filename: str) -> tf.train.
     """One record: `data` as it is, and what its header says.
 
     Args:
-        data: the encoded picture.
+        data: the encoded image.
         label: its class, counted from 0; the record counts from 1, as ImageNet's.
         text: the name of its class.
         filename: where it came from, without folders.
     """
-    with Image.open(BytesIO(data)) as picture:
-        (width, height), mode, kind, channels = picture.size, picture.mode, picture.format, len(picture.getbands())
-    if kind == "MPO":  # Pillow's name of a JPEG file with more pictures behind the first, as phones write them
+    with Image.open(BytesIO(data)) as image:
+        (width, height), mode, kind, channels = image.size, image.mode, image.format, len(image.getbands())
+    if kind == "MPO":  # Pillow's name of a JPEG file with more images behind the first, as phones write them
         kind = "JPEG"
     values: dict[str, int | bytes] = {
         "image/encoded": data,
@@ -148,7 +148,7 @@ def _write_shard(listing: Listing, path: Path, advance: Callable[[int], None]) -
 
 
 def _read(listing: Listing) -> Iterator[bytes]:
-    """The encoded pictures in order, a few at a time by several threads, for disks where each takes long to find."""
+    """The encoded images in order, a few at a time by several threads, for disks where each takes long to find."""
     with ThreadPoolExecutor(8) as pool:
         for start in range(0, len(listing), READ_AHEAD):
             yield from pool.map(listing.read, range(start, min(start + READ_AHEAD, len(listing))))
@@ -157,7 +157,7 @@ def _read(listing: Listing) -> Iterator[bytes]:
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:.0f} pictures/s" if speed else "")
+        return Text(f"{speed:.0f} images/s" if speed else "")
 
 
 @contextmanager

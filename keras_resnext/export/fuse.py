@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from ..layers import GroupedConv2D, InputPreprocessing, StochasticDepth, WSConv2D, merge_kernel, merged_groups
-from ..normalization import BatchNorm
+from ..network.input_preprocessing import InputPreprocessing
+from ..network.layers import GroupedConv2D, StochasticDepth, WSConv2D, merge_kernel, merged_groups
+from ..network.normalization import BatchNorm
 
 Tensor = Any
 

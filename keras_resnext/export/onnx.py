@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import secrets
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +14,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..preprocessing import get_preprocessing
-from .network import build_network, classes_of
+from ..files import placed_whole
+from ..network.input_preprocessing import get_preprocessing
+from .inference_network import build_network, classes_of
 from .onnx_graph import simplify
-from .report import ExportReport, compare, expected_outputs, sample_pictures
+from .report import ExportReport, compare, expected_outputs, sample_images
 
 Tensor = Any
 
@@ -33,7 +33,7 @@ def export_onnx(
     *,
     opset: int = 17,
     image_size: int | tuple[int, int] | None = None,
-    pictures: Sequence[str | os.PathLike[str]] | None = None,
+    images: Sequence[str | os.PathLike[str]] | None = None,
     tolerance: float = 1e-4,
 ) -> ExportReport:
     """Writes `model` to an ONNX file, once ONNX Runtime has computed with it what the model computes.
@@ -42,14 +42,14 @@ def export_onnx(
     Outputs, float32: `probabilities` (batch, classes) of a classifier, with a softmax where it ends in a linear layer,
     and `features` (batch, channels), pooled, where there are such. The batch size is free. A grouped convolution is one
     `Conv` with `group`; BatchNorm is part of the convolutions; all operations are those of the `ai.onnx` domain. The
-    metadata `preprocessing`, JSON, says how pictures are resized and cropped, and what the graph normalises by.
+    metadata `preprocessing`, JSON, says how images are resized and cropped, and what the graph normalises by.
 
     Args:
-        model: functional or Sequential, of (batch, height, width, 3) normalised pictures; this project's or another.
+        model: functional or Sequential, of (batch, height, width, 3) normalised images; this project's or another.
         path: file ending in .onnx; replaced if it is there.
         opset: version of ONNX's operations, 13 to 18.
         image_size: height and width, where the model leaves them free; default as its preprocessing has it.
-        pictures: files to compare the outputs on, besides random and built-in ones.
+        images: files to compare the outputs on, besides random and built-in ones.
         tolerance: of the largest difference, relative to the largest expected value.
 
     Raises:
@@ -79,9 +79,9 @@ def export_onnx(
 
     network, size = build_network(model, "portable", image_size)
     check_size(sum(4 * int(np.prod(weight.shape)) for weight in network.weights))
-    images = sample_pictures(model, size, pictures)
-    expected = {"probabilities" if classes_of(model) else "features": expected_outputs(model, images)}
-    for name, values in network.predict_on_batch(images).items():
+    samples = sample_images(model, size, images)
+    expected = {"probabilities" if classes_of(model) else "features": expected_outputs(model, samples)}
+    for name, values in network.predict_on_batch(samples).items():
         expected.setdefault(name, values)  # what the model does not give by itself
 
     proto = simplify(_convert(_with_planar_norms(network), size, opset))
@@ -89,21 +89,13 @@ def export_onnx(
     preprocessing = get_preprocessing(model)
     facts = {**asdict(preprocessing), "size": size, "resize": preprocessing.resize_for(min(size))}
     onnx.helper.set_model_props(proto, {"preprocessing": json.dumps(facts)})
-    aside = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with open(aside, "xb") as file:
-            file.write(proto.SerializeToString())
-            file.flush()
-            os.fsync(file.fileno())
+    with placed_whole(target) as aside:
+        aside.write_bytes(proto.SerializeToString())
         try:
             onnx.checker.check_model(str(aside), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise ValueError(f"tf2onnx made an invalid file of model={model.name!r}: {error}") from error
-        reports = _verify(aside, images, expected, tolerance)
-        os.replace(aside, target)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+        reports = _verify(aside, samples, expected, tolerance)
     return replace(reports[0], path=Path(path))
 
 
@@ -128,7 +120,7 @@ def _convert(network: keras.Model, size: tuple[int, int], opset: int) -> Any:
     with _quiet():
         concrete = run.get_concrete_function()
         # tf2onnx.convert.from_function makes inputs of the constants that Keras's layers hold, the mean of a
-        # Normalization for one; frozen here, the pictures are the one input.
+        # Normalization for one; frozen here, the images are the one input.
         frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
         outputs = [tensor.name for tensor in frozen.outputs]
         names = dict(zip(outputs, sorted(concrete.structured_outputs), strict=True))

@@ -160,7 +160,7 @@ def _only_reshapes(graph: _Graph, node: Node, shapes: dict[str, list[int]]) -> b
 
 
 def _transpose_first(graph: _Graph, shapes: dict[str, list[int]]) -> bool:
-    """Arithmetic with constants, such as the normalisation of pictures, is faster on planes than between channels."""
+    """Arithmetic with constants, such as the normalisation of images, is faster on planes than between channels."""
     for node in graph.proto.node:
         maker = graph.makers.get(node.input[0]) if _transposes(node, TO_NCHW) else None
         if maker is None or maker.op_type not in ARITHMETIC or graph.takers[node.input[0]] != [node]:

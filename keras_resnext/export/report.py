@@ -1,4 +1,4 @@
-"""Whether an export computes what the model does: run by its own runtime on random and real pictures."""
+"""Whether an export computes what the model does: run by its own runtime on random and real images."""
 
 import os
 import statistics
@@ -11,10 +11,11 @@ import keras
 import numpy as np
 from PIL import Image
 
-from ..classifier import last_activation, softmax
 from ..digits import load_digits
-from ..download import sha256
-from ..preprocessing import get_preprocessing, load_image, preprocess_input
+from ..network.input_preprocessing import get_preprocessing
+from ..preprocessing import load_image, preprocess_input
+from ..runtimes.keras_model import last_activation, softmax
+from ..weights.download import sha256
 from .fuse import copy_weights, in_float32
 
 RANDOM = 4
@@ -30,9 +31,9 @@ class ExportReport:
         path: the file, or the folder of the version.
         size: bytes of all files.
         runtime: what ran it.
-        largest_difference: of probabilities (or features), over all pictures.
-        top1_agreement: share of pictures to which both give the same class; 1 without classes.
-        latency: seconds for one picture, median.
+        largest_difference: of probabilities (or features), over all images.
+        top1_agreement: share of images to which both give the same class; 1 without classes.
+        latency: seconds for one image, median.
     """
 
     path: Path
@@ -53,10 +54,10 @@ def hash_files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
 
-def sample_pictures(
-    model: keras.Model, size: tuple[int, int], pictures: Sequence[str | os.PathLike[str]] | None = None
+def sample_images(
+    model: keras.Model, size: tuple[int, int], images: Sequence[str | os.PathLike[str]] | None = None
 ) -> np.ndarray:
-    """Random noise, real handwritten digits, and the files `pictures`: float32 (batch, height, width, 3), 0..255."""
+    """Random noise, real handwritten digits, and the files `images`: float32 (batch, height, width, 3), 0..255."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (RANDOM, *size, 3)).astype("float32")
     digits = [
@@ -68,13 +69,13 @@ def sample_pictures(
     preprocessing = get_preprocessing(model)
     resize, interpolation = preprocessing.resize_for(min(size)), preprocessing.interpolation
     real = [
-        load_image(path, size, resize=resize, interpolation=interpolation).astype("float32") for path in pictures or ()
+        load_image(path, size, resize=resize, interpolation=interpolation).astype("float32") for path in images or ()
     ]
     return np.concatenate([noise, np.stack([*digits, *real])])
 
 
 def expected_outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """What the Keras model itself gives for pictures on 0..255, in float32: probabilities, or pooled features."""
+    """What the Keras model itself gives for images on 0..255, in float32: probabilities, or pooled features."""
     if any(getattr(layer, "compute_dtype", "float32") != "float32" for layer in model._flatten_layers()):
         whole, model = model, in_float32(model)
         copy_weights(whole, model)
@@ -98,7 +99,7 @@ def compare(
     Args:
         path, runtime: for the report.
         run: images (batch, height, width, 3) to outputs (batch, n), by the export's own runtime.
-        images: of `sample_pictures`.
+        images: of `sample_images`.
         expected: of `expected_outputs`.
         tolerance: of the largest difference, relative to the largest expected value.
 

@@ -1,4 +1,4 @@
-"""A Keras model as a TensorFlow SavedModel that TF Serving runs as it is, straight from pictures."""
+"""A Keras model as a TensorFlow SavedModel that TF Serving runs as it is, straight from images."""
 
 import itertools
 import json
@@ -17,21 +17,21 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..classifier import class_names
-from ..model_base import KERAS_FILE
-from ..preprocessing import get_preprocessing
+from ..labels import class_names
+from ..network.input_preprocessing import get_preprocessing
+from ..serving.model_base import KERAS_FILE
 from .fuse import CONVOLUTIONS, InferenceConv2D
-from .network import build_network, classes_of, is_positive
-from .pictures import decode_picture
-from .report import ExportReport, compare, expected_outputs, hash_files, sample_pictures
-from .warmup import write_warmup
+from .image_decoding import decode_image
+from .inference_network import build_network, classes_of, is_positive
+from .report import ExportReport, compare, expected_outputs, hash_files, sample_images
+from .warmup_requests import write_warmup
 
 Tensor = Any
 Signatures = dict[str, Callable[..., dict[str, Tensor]]]
 
 TOP = 5
 MAX_VERSION = 2**63 - 1  # TF Serving reads versions as 64-bit integers
-# Bytes of weights up to which the graph holds them as constants. With ResNeXt-50's 92 MB a request of one picture takes
+# Bytes of weights up to which the graph holds them as constants. With ResNeXt-50's 92 MB a request of one image takes
 # about a tenth less time than with variables, eight take the same; writing them takes 5 GB of memory.
 MAX_FROZEN = 1 << 27
 TOLERANCE = 1e-4  # relative to the largest expected output; float32 gives about 1e-6
@@ -47,7 +47,7 @@ def export_saved_model(
 
     - `serving_default`: `images` float32 (N, height, width, 3), RGB 0..255, to `probabilities` (N, classes).
     - `serving_bytes`: `image_bytes` string (N,), each a JPEG, PNG, GIF (first frame) or BMP, to `probabilities`,
-      `top_scores` (N, k), `top_classes` int32 (N, k) and `top_labels` string (N, k), best first. Pictures are resized
+      `top_scores` (N, k), `top_classes` int32 (N, k) and `top_labels` string (N, k), best first. Images are resized
       and cropped as `preprocessing.load_image` does.
     - `features`: `images` as above to `features` (N, channels), pooled, where the model ends in a dense layer.
     - `classify`: `inputs` string (N,), each a tf.Example with `image/encoded`, to `classes` string (N, k) and `scores`.
@@ -58,7 +58,7 @@ def export_saved_model(
     versions, how well the export agrees with the model, and the SHA-256 of every file.
 
     Args:
-        model: functional or Sequential, (batch, height, width, 3) normalised pictures to (batch, classes) scores or
+        model: functional or Sequential, (batch, height, width, 3) normalised images to (batch, classes) scores or
             logits, or to pooled features or one map. Grouped convolutions may be plain Keras layers.
         base_dir: folder of the served model; made where it is missing.
         version: positive number of a version that does not exist; default the highest plus one.
@@ -88,7 +88,7 @@ def export_version(
     warmup: bool = True,
     tflite: bool = False,
     keras_file: bool = False,
-    pictures: Sequence[str | os.PathLike[str]] | None = None,
+    images: Sequence[str | os.PathLike[str]] | None = None,
     manifest: Mapping[str, Any] | None = None,
 ) -> ExportReport:
     """`export_saved_model`, with a report of how the export agrees with the model.
@@ -102,7 +102,7 @@ def export_version(
         warmup: whether to write requests with which a server warms up.
         tflite: whether to write `model.tflite` beside it, for servers with --prefer_tflite_model.
         keras_file: whether to write `assets.extra/model.keras`, of which `keras-resnext serve` makes Grad-CAM.
-        pictures: files on which export and model are compared, beside random and handwritten ones.
+        images: files on which export and model are compared, beside random and handwritten ones.
         manifest: what else to write into `manifest.json`, such as source and accuracy.
 
     Raises:
@@ -134,10 +134,10 @@ def export_version(
         _refuse_xla(model, aside)
         if warmup:
             write_warmup(aside, sorted(signatures), size)
-        images = sample_pictures(model, size, pictures)
+        samples = sample_images(model, size, images)
         output = "probabilities" if classes else "features"
         report = compare(
-            aside, "TensorFlow", load_run(aside, output), images, expected_outputs(model, images), TOLERANCE
+            aside, "TensorFlow", load_run(aside, output), samples, expected_outputs(model, samples), TOLERANCE
         )
         if tflite:
             from .tflite import export_tflite
@@ -158,7 +158,7 @@ def export_version(
             "parameters": model.count_params(),
             **(manifest or {}),
             "verified": {
-                "pictures": len(images),
+                "images": len(samples),
                 "largest_difference": report.largest_difference,
                 "top1_agreement": report.top1_agreement,
             },
@@ -191,7 +191,7 @@ def _signatures(
 
     def decode(image_bytes: Tensor) -> Tensor:
         return tf.map_fn(
-            lambda data: decode_picture(data, size, resize, interpolation),
+            lambda data: decode_image(data, size, resize, interpolation),
             image_bytes,
             fn_output_signature=tf.TensorSpec((*size, 3), tf.float32),
         )
@@ -265,7 +265,7 @@ def _convolutions(network: keras.Model) -> list[InferenceConv2D]:
 
 
 def load_run(path: Path, output: str) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from pictures (batch, height, width, 3) on 0..255 to float32 outputs of `serving_default`.
+    """A function from images (batch, height, width, 3) on 0..255 to float32 outputs of `serving_default`.
 
     It has the loaded object as its attribute `loaded`.
     """

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import re
-import secrets
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,11 +11,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..preprocessing import get_preprocessing, load_image
+from ..files import placed_whole
+from ..network.input_preprocessing import get_preprocessing
+from ..preprocessing import load_image
+from ..runtimes.litert import load
 from .flatbuffer import count_operations, rename_tensors
-from .litert import load
-from .network import build_network, is_positive
-from .report import DIGITS, RANDOM, ExportReport, compare, expected_outputs, sample_pictures
+from .inference_network import build_network, is_positive
+from .report import DIGITS, RANDOM, ExportReport, compare, expected_outputs, sample_images
 
 QUANTIZATIONS = (None, "float16", "dynamic", "int8", "int16x8")
 IO_TYPES = {"int8": ("float32", "int8", "uint8"), "int16x8": ("float32", "int16")}
@@ -42,7 +43,7 @@ def export_tflite(
     image_size: int | tuple[int, int] | None = None,
     io_type: str = "float32",
     batch_size: int | None = None,
-    pictures: Sequence[str | os.PathLike[str]] | None = None,
+    images: Sequence[str | os.PathLike[str]] | None = None,
     tolerance: float | None = None,
 ) -> ExportReport:
     """Writes `model` as a .tflite file that stock LiteRT runs, once its own runtime has shown that it agrees.
@@ -53,57 +54,49 @@ def export_tflite(
     sees the old file or the new. Labels are not written into it: no library for TFLite's metadata is maintained.
 
     Args:
-        model: functional or Sequential classifier of normalised RGB pictures, or a network that gives features.
+        model: functional or Sequential classifier of normalised RGB images, or a network that gives features.
         path: the file to write, ending in .tflite, in a folder that exists.
         quantization: None: float32. "float16": weights in half the size. "dynamic": weights in int8, computed in
             integers where the runtime can. "int8": weights, per channel, and activations in int8. "int16x8": weights
             in int8 and activations in int16, slower, more exact.
-        calibration: for "int8" and "int16x8", pictures like those to classify: a folder (files that are no readable
-            pictures are left out with a warning), paths, or an array (n, height, width, 3) on 0..255. At most 300 are
+        calibration: for "int8" and "int16x8", images like those to classify: a folder (files that are no readable
+            images are left out with a warning), paths, or an array (n, height, width, 3) on 0..255. At most 300 are
             used, evenly chosen.
         image_size: height and width, where the model leaves them free; default as its preprocessing has it.
-        io_type: of input and output: "float32"; for "int8" also "int8" or "uint8", with uint8 the bytes of a picture
+        io_type: of input and output: "float32"; for "int8" also "int8" or "uint8", with uint8 the bytes of an image
             as they are; for "int16x8" also "int16".
-        batch_size: fixed number of pictures; default free: 1 unless the input is resized.
-        pictures: paths of real pictures to verify with, beside random ones.
+        batch_size: fixed number of images; default free: 1 unless the input is resized.
+        images: paths of real images to verify with, beside random ones.
         tolerance: of the largest difference relative to the largest expected output; default by `quantization`.
 
     Raises:
         ValueError: an argument or a model out of what is said here; an operation that TFLite lacks; an export that
             does not compute what the model does.
-        FileNotFoundError: a folder or picture that is not there.
+        FileNotFoundError: a folder or image that is not there.
         OSError: the disk refuses.
         RuntimeError: Keras runs on another backend than TensorFlow.
     """
     target = _check_arguments(path, quantization, calibration, io_type, batch_size, tolerance)
     network, size = build_network(model, "portable", image_size)
     output = "probabilities" if "probabilities" in network.output else "features"
-    calibration_pictures = _calibration_pictures(calibration, model, size) if calibration is not None else None
-    content = _convert(network, output, size, batch_size, quantization, io_type, calibration_pictures)
+    calibration_images = _calibration_images(calibration, model, size) if calibration is not None else None
+    content = _convert(network, output, size, batch_size, quantization, io_type, calibration_images)
 
-    images = sample_pictures(model, size, pictures)
-    if calibration_pictures is not None:
-        # Integers end where the calibration does: noise and digits may lie outside, its pictures cannot.
-        images = np.concatenate([_evenly(calibration_pictures, CALIBRATION_CHECKED), images[RANDOM + DIGITS :]])
-    expected = expected_outputs(model, images)
+    samples = sample_images(model, size, images)
+    if calibration_images is not None:
+        # Integers end where the calibration does: noise and digits may lie outside, its images cannot.
+        samples = np.concatenate([_evenly(calibration_images, CALIBRATION_CHECKED), samples[RANDOM + DIGITS :]])
+    expected = expected_outputs(model, samples)
     if tolerance is None:
         tolerance = TOLERANCES[quantization]
         if output == "probabilities":
             tolerance += PROBABILITY_STEP.get(quantization or "", 0) / float(np.abs(expected).max())
-    aside = target.with_name(f".{target.stem}.{secrets.token_hex(6)}.tflite")
-    try:
-        with open(aside, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    with placed_whole(target) as aside:
+        aside.write_bytes(content)
         content = aside.read_bytes()
         for delegated in (False, True) if quantization in IO_TYPES else (True,):
             runtime, run = load(content, output, delegated)
-            report = compare(aside, runtime, run, images, expected, tolerance)
-        os.replace(aside, target)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+            report = compare(aside, runtime, run, samples, expected, tolerance)
     return dataclasses.replace(report, path=Path(path))
 
 
@@ -123,7 +116,7 @@ def _check_arguments(
     if io_type not in types:
         raise ValueError(f"io_type={io_type!r} must be one of {', '.join(types)} for quantization={quantization!r}")
     if quantization in IO_TYPES and calibration is None:
-        raise ValueError(f"quantization={quantization!r} needs calibration: a folder of pictures, paths or an array")
+        raise ValueError(f"quantization={quantization!r} needs calibration: a folder of images, paths or an array")
     if quantization not in IO_TYPES and calibration is not None:
         raise ValueError(f"calibration is for {' and '.join(IO_TYPES)}, not for quantization={quantization!r}")
     if batch_size is not None and not is_positive(batch_size):
@@ -138,8 +131,8 @@ def _check_arguments(
     return target
 
 
-def _calibration_pictures(calibration: Calibration, model: keras.Model, size: tuple[int, int]) -> np.ndarray:
-    """Up to 300 pictures, float32 (n, height, width, 3) on 0..255, prepared as the model wants them."""
+def _calibration_images(calibration: Calibration, model: keras.Model, size: tuple[int, int]) -> np.ndarray:
+    """Up to 300 images, float32 (n, height, width, 3) on 0..255, prepared as the model wants them."""
     if isinstance(calibration, np.ndarray):
         if calibration.shape[1:] != (*size, 3) or not len(calibration) or calibration.dtype.kind not in "uif":
             raise ValueError(
@@ -158,9 +151,9 @@ def _calibration_pictures(calibration: Calibration, model: keras.Model, size: tu
     elif isinstance(calibration, list | tuple) and all(isinstance(path, str | os.PathLike) for path in calibration):
         paths = list(calibration)
     else:
-        raise ValueError("calibration must be a folder of pictures, a list of paths, or an array")
+        raise ValueError("calibration must be a folder of images, a list of paths, or an array")
     if not paths:
-        raise ValueError(f"calibration={calibration!r} is empty: it holds no pictures")
+        raise ValueError(f"calibration={calibration!r} is empty: it holds no images")
     paths = _evenly(paths)
     preprocessing = get_preprocessing(model)
     resize, interpolation = preprocessing.resize_for(min(size)), preprocessing.interpolation
@@ -173,12 +166,10 @@ def _calibration_pictures(calibration: Calibration, model: keras.Model, size: tu
                 raise
             broken.append(error)
     if not loaded:
-        raise ValueError(
-            f"calibration={calibration!r} holds no readable picture among {len(broken)} files: {broken[0]}"
-        )
+        raise ValueError(f"calibration={calibration!r} holds no readable image among {len(broken)} files: {broken[0]}")
     if broken:
         warnings.warn(
-            f"calibration: {len(broken)} of {len(paths)} files are no readable pictures and are left out: {broken[0]}",
+            f"calibration: {len(broken)} of {len(paths)} files are no readable images and are left out: {broken[0]}",
             stacklevel=3,
         )
     return np.stack(loaded).astype("float32")
@@ -244,12 +235,12 @@ def _convert(
     return rename_tensors(content, "images", output)
 
 
-def _representative(pictures: np.ndarray, batch_size: int) -> Iterator[list[np.ndarray]]:
-    """One picture a batch. A black and a white corner make the input's range 0..255, so that uint8 input is bytes."""
-    pictures = pictures.copy()
-    pictures[0, 0, 0], pictures[0, -1, -1] = 0, 255
-    for picture in pictures:
-        yield [np.repeat(picture[None], batch_size, axis=0)]
+def _representative(images: np.ndarray, batch_size: int) -> Iterator[list[np.ndarray]]:
+    """One image a batch. A black and a white corner make the input's range 0..255, so that uint8 input is bytes."""
+    images = images.copy()
+    images[0, 0, 0], images[0, -1, -1] = 0, 255
+    for image in images:
+        yield [np.repeat(image[None], batch_size, axis=0)]
 
 
 def _nodes(function: Any) -> list[Any]:

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import pickle
-import secrets
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..files import placed_whole
 from .storage import DTYPES
 
 ALIGNMENT = 64  # of tensor data, as in torch
@@ -35,16 +35,8 @@ def write_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, np.ndar
             raise ValueError(f"a tensor cannot be named {name!r}")
         if np.asarray(array).dtype.name not in DTYPES:
             raise ValueError(f"tensor {name!r} has the type {np.asarray(array).dtype}, not one of {', '.join(DTYPES)}")
-    aside = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with open(aside, "xb") as file:
-            _WRITERS[target.suffix](file, tensors)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, target)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    with placed_whole(target) as aside, open(aside, "xb") as file:
+        _WRITERS[target.suffix](file, tensors)
 
 
 def _content(array: np.ndarray) -> memoryview:

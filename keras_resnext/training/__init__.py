@@ -1,4 +1,4 @@
-"""Training from pictures on disk, by recipes, resumable at any step, on one device or many."""
+"""Training from images on disk, by recipes, resumable at any step, on one device or many."""
 
 from .recipes import RECIPES, Recipe, find_recipe
 from .run import TrainingResult, train

@@ -106,7 +106,7 @@ class Guard(keras.callbacks.Callback):
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """One bar over all steps, with pictures a second, loss and time left."""
+    """One bar over all steps, with images a second, loss and time left."""
 
     def __init__(self, console: Console, steps: int, step: int, batch_size: int, epochs: int) -> None:
         super().__init__()
@@ -131,5 +131,5 @@ class ProgressBar(keras.callbacks.Callback):
         speed = self.progress.tasks[0].speed
         shown = {name: float(np.asarray(value)) for name, value in (logs or {}).items() if name in ("loss", "top1")}
         text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        rate = f"{speed * self.batch_size:.0f} pictures/s" if speed else ""
+        rate = f"{speed * self.batch_size:.0f} images/s" if speed else ""
         self.progress.update(self.task, advance=1, rate=rate, description=f"{self.epoch + 1}/{self.epochs}  {text}")

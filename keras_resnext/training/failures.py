@@ -1,4 +1,4 @@
-"""What went wrong while pictures were shown, in words."""
+"""What went wrong while images were shown, in words."""
 
 import sys
 
@@ -15,13 +15,13 @@ def explain_failure(
 ) -> Exception | None:
     """The error to raise in place of one that came out of TensorFlow or JAX; None where `error` says it best itself.
 
-    A picture that has vanished or is broken since training began is found by looking at those that were about to be
+    An image that has vanished or is broken since training began is found by looking at those that were about to be
     shown: neither library says which one it was.
     """
     kept = describe_state(session.folder)
     if is_out_of_memory(error):
         return RuntimeError(
-            f"the device has too little memory for batches of {session.plan.batch_size} pictures: give a smaller "
+            f"the device has too little memory for batches of {session.plan.batch_size} images: give a smaller "
             f"batch_size, and accumulate the gradients of several; {kept}"
         )
     if session.validating and validation is not None:
@@ -30,7 +30,7 @@ def explain_failure(
         step = session.guard.step if session.guard else session.step
         listing, indices = training, np.concatenate([session.plan.step(step + i).indices for i in range(AHEAD)])
     for index, reason in find_unreadable(listing, np.unique(indices)).items():
-        return RuntimeError(f"picture {listing.name(index)!r} can be read no more: {reason}; {kept}")
+        return RuntimeError(f"image {listing.name(index)!r} can be read no more: {reason}; {kept}")
     if is_tensorflow_error(error):
         return RuntimeError(f"TensorFlow failed: {str(error).splitlines()[0]}; {kept}")
     return None

@@ -11,12 +11,12 @@ SCHEDULES = ("step", "cosine", "constant")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that training does with a model and pictures.
+    """Everything that training does with a model and images.
 
     Attributes:
-        epochs: passes over the pictures, those of the head alone included.
-        batch_size: pictures a step, of all processes together.
-        learning_rate: at `base_batch_size` pictures; it scales with the batch (arXiv 1706.02677).
+        epochs: passes over the images, those of the head alone included.
+        batch_size: images a step, of all processes together.
+        learning_rate: at `base_batch_size` images; it scales with the batch (arXiv 1706.02677).
         base_batch_size: see `learning_rate`.
         optimizer: "sgd" (PyTorch's) or "adamw".
         momentum, nesterov: of SGD.
@@ -30,7 +30,7 @@ class Recipe:
             torchvision's 0.99998 at 600 epochs of ImageNet is 0.04.
         head_epochs: at first only the head learns, so long, at `head_rate` times the rate.
         drop_path_rate: of the model.
-        augmentation: of the pictures.
+        augmentation: of the images.
         patience: epochs without a better validation after which training stops, those of the head not counted; None
             for never.
         source: where it comes from.
@@ -149,7 +149,7 @@ def find_recipe(name: str, **changes: Any) -> Recipe:
         if changes["epochs"] < 1:
             raise ValueError(f"epochs={changes['epochs']!r} must be at least 1")
         recipe = recipe.shortened(changes["epochs"])
-    of_pictures = {key: changes.pop(key) for key in list(changes) if key in Augmentation.__dataclass_fields__}
+    of_images = {key: changes.pop(key) for key in list(changes) if key in Augmentation.__dataclass_fields__}
     if unknown := changes.keys() - Recipe.__dataclass_fields__.keys():
         raise ValueError(f"{', '.join(sorted(unknown))}: no field of a recipe")
-    return replace(recipe, augmentation=replace(recipe.augmentation, **of_pictures), **changes)
+    return replace(recipe, augmentation=replace(recipe.augmentation, **of_images), **changes)

@@ -12,8 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from .. import distribution
 from ..data import Listing
+from . import distribution
 from .recipes import Recipe
 from .session import CHECKPOINT, RUN
 from .state import SavedState
@@ -41,9 +41,9 @@ def describe_run(
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "unknown"
-    data = {"training": training.fingerprint(), "pictures": len(training), "classes": len(training.classes)}
+    data = {"training": training.fingerprint(), "images": len(training), "classes": len(training.classes)}
     if validation is not None:
-        data |= {"validation": validation.fingerprint(), "validation_pictures": len(validation)}
+        data |= {"validation": validation.fingerprint(), "validation_images": len(validation)}
     run = {
         "command": dict(command),
         "arguments": dict(arguments),

@@ -1,4 +1,4 @@
-"""Training from pictures on disk: any recipe, interrupted at any moment and resumed with nothing lost."""
+"""Training from images on disk: any recipe, interrupted at any moment and resumed with nothing lost."""
 
 import json
 import os
@@ -10,11 +10,11 @@ from typing import Any
 import keras
 from rich.console import Console
 
-from .. import distribution
-from ..classifier import check_classifier
 from ..data import CachedReader, Listing, Plan, ValidationBatches, training_batches
 from ..files import remove_leftovers
-from ..preprocessing import get_preprocessing
+from ..network.input_preprocessing import get_preprocessing
+from ..runtimes.keras_model import check_classifier
+from . import distribution
 from .failures import explain_failure
 from .recipes import Recipe
 from .record import describe_run, find_changes, find_checkpoint
@@ -32,7 +32,7 @@ class TrainingResult:
 
     Attributes:
         best, last: .keras files of the epoch with the highest top-1 and of the last one.
-        top1: the highest share of validation pictures (of training pictures, where there are none) that is right.
+        top1: the highest share of validation images (of training images, where there are none) that is right.
         epoch: the one, from 1, that `best` is of.
         history: one dictionary an epoch: loss, top1, top5, val_loss, val_top1, val_top5, learning_rate, seconds.
     """
@@ -71,14 +71,14 @@ def train(
 
     Args:
         model: classifier that ends in softmax or gives logits, such as `ResNeXt50(classes=…)`.
-        training, validation: pictures with as many classes as the model; without validation, best is by training.
+        training, validation: images with as many classes as the model; without validation, best is by training.
         recipe: of `recipes.find_recipe`.
         output: folder.
         seed: of the order and of every variation. The weights a model starts with are the caller's.
-        validation_size: side of the validation pictures; default that of the model, else of its preprocessing.
+        validation_size: side of the validation images; default that of the model, else of its preprocessing.
         save_steps, save_seconds: how often checkpoint.npz is written inside an epoch.
         engine, workers: of `data.training_batches`.
-        cache: keep the encoded training pictures in memory.
+        cache: keep the encoded training images in memory.
         tensorboard: also write the figures of each epoch for TensorBoard, into `output`/tensorboard.
         arguments: what else makes the run what it is; a run is resumed by the same ones alone.
         command: what else run.json remembers.
@@ -86,8 +86,8 @@ def train(
 
     Raises:
         ImportError: `tensorboard` and TensorBoard is not installed.
-        ValueError: model and pictures that do not fit, or a checkpoint of a run with other arguments.
-        RuntimeError: another backend than TensorFlow or JAX, a picture that can be read no more, a batch too large for
+        ValueError: model and images that do not fit, or a checkpoint of a run with other arguments.
+        RuntimeError: another backend than TensorFlow or JAX, an image that can be read no more, a batch too large for
             the device's memory; the loss or a weight became NaN or infinite, or another process was lost; the last
             checkpoint is kept.
         OSError: the disk refuses; the last checkpoint is kept.
@@ -99,7 +99,7 @@ def train(
     classes = check_classifier(model)
     gives_logits(model)  # or probabilities; anything else is an error
     if classes != len(training.classes):
-        raise ValueError(f"model={model.name!r} has {classes} classes, the pictures have {len(training.classes)}")
+        raise ValueError(f"model={model.name!r} has {classes} classes, the images have {len(training.classes)}")
     if validation is not None and validation.classes != training.classes:
         raise ValueError("validation must have the same classes as training")
     shard = distribution.shard()

@@ -11,12 +11,12 @@ import keras
 from keras import ops
 from rich.console import Console
 
-from .. import distribution
 from ..data import Plan, ValidationBatches
-from ..files import written_whole
-from ..keras_files import save_keras
-from ..plots import draw_history
+from ..files import placed_whole
+from ..weights.keras_files import save_keras
+from . import distribution
 from .callbacks import Guard, MovingAverage, ProgressBar
+from .curves import draw_history
 from .recipes import Recipe
 from .state import SavedState, TrainingDivergedError, find_not_finite, save_state
 from .step import compile_model
@@ -162,7 +162,7 @@ class Session:
                 self.validating = True
                 found = self.model.evaluate(held_out, return_dict=True, verbose=0)
                 self.validating = False
-                found["loss"] = found.pop("cross_entropy")  # the mean over pictures, without smoothing
+                found["loss"] = found.pop("cross_entropy")  # the mean over images, without smoothing
                 logs |= {f"val_{name}": float(value) for name, value in found.items()}
                 if not math.isfinite(logs["val_loss"]):
                     raise TrainingDivergedError(
@@ -269,5 +269,5 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 
 def write(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
-    with written_whole(path) as file:
-        file.write(text.encode())
+    with placed_whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")

@@ -10,13 +10,13 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from ..architectures import find_architecture
 from ..data import Listing, Plan, find_splits, leave_out_unreadable, read_listing, split_listing, training_batches
-from ..distribution import has_gpu
 from ..model import ResNeXt, create
-from ..plots import draw_batch, draw_schedule
-from ..preprocessing import get_preprocessing, set_preprocessing
-from ..published import Preprocessing
+from ..network.architectures import find_architecture
+from ..network.input_preprocessing import get_preprocessing, set_preprocessing
+from ..preprocessing import Preprocessing
+from .curves import draw_batch, draw_schedule
+from .distribution import has_gpu
 from .optimizers import make_schedule
 from .recipes import Recipe
 
@@ -24,7 +24,7 @@ HELD_OUT = 0.1
 
 # Options of ResNeXt that training itself decides, and by what.
 RESERVED = {
-    "classes": "the pictures",
+    "classes": "the images",
     "include_top": "training, which needs a head",
     "pooling": "training, which needs a head",
     "out_indices": "training, which needs a head",
@@ -56,13 +56,13 @@ def check_options(options: Mapping[str, Any], sync_bn: bool = False) -> dict[str
     return {**options, "norm_cfg": {**norm, "type": "SyncBN"}}
 
 
-def find_pictures(data: Path, val: str | None, seed: int) -> tuple[Listing, Listing | None]:
-    """Training and validation pictures, none of which is opened yet.
+def find_images(data: Path, val: str | None, seed: int) -> tuple[Listing, Listing | None]:
+    """Training and validation images, none of which is opened yet.
 
     Args:
         data: what `read_listing` takes, or a folder with train and val.
-        val: None for DIR/val, else a tenth of the pictures; a share; "none"; or what `read_listing` takes.
-        seed: of the pictures held out.
+        val: None for DIR/val, else a tenth of the images; a share; "none"; or what `read_listing` takes.
+        seed: of the images held out.
     """
     place, beside = find_splits(data)
     training = read_listing(place)
@@ -85,14 +85,14 @@ def look_through(
     limit: int | None,
     console: Console,
 ) -> tuple[Listing, Listing | None]:
-    """The pictures that can be read; `leave_out_unreadable` says what the options mean."""
+    """The images that can be read; `leave_out_unreadable` says what the options mean."""
     options: dict[str, Any] = {"strict": strict, "limit": limit, "console": console, "memory": memory}
     training = leave_out_unreadable(training, "training", **options)
     held = ", none to validate on"
     if validation is not None:
         validation = leave_out_unreadable(validation, "validation", **options)
         held = f", {len(validation)} to validate on"
-    console.print(f"{len(training.classes)} classes, {len(training)} pictures to train on{held}.")
+    console.print(f"{len(training.classes)} classes, {len(training)} images to train on{held}.")
     return training, validation
 
 
@@ -115,11 +115,11 @@ def build_model(
     resize: bool = True,
     val_size: int | None = None,
 ) -> tuple[keras.Model, Recipe]:
-    """The model to train, and the recipe with the size of its pictures.
+    """The model to train, and the recipe with the size of its images.
 
     Args:
-        resize: whether the recipe's pictures take the size of the architecture where the recipe is for another.
-        val_size: side of validation pictures, where it differs from the training's.
+        resize: whether the recipe's images take the size of the architecture where the recipe is for another.
+        val_size: side of validation images, where it differs from the training's.
     """
     row = find_architecture(name)
     own = recipe.augmentation.size
@@ -156,7 +156,7 @@ def draw_plans(model: keras.Model, training: Listing, recipe: Recipe, folder: Pa
     folder.mkdir(parents=True, exist_ok=True)
     batches = training_batches(training, plan, recipe.augmentation, preprocessing, range(1))
     images, labels = (np.asarray(part) for part in next(iter(batches)))
-    pictures = np.clip(images[:32] * preprocessing.std + preprocessing.mean, 0, 255).astype("uint8")
+    pixels = np.clip(images[:32] * preprocessing.std + preprocessing.mean, 0, 255).astype("uint8")
     titles = []
     for row in labels[:32]:
         best = [i for i in np.argsort(-row, kind="stable")[:2] if row[i] > 0.005]
@@ -164,7 +164,7 @@ def draw_plans(model: keras.Model, training: Listing, recipe: Recipe, folder: Pa
             " + ".join(f"{row[i]:.0%} {training.classes[i]}" if len(best) > 1 else training.classes[i] for i in best)
         )
     paths = [folder / "batch.png", folder / "schedule.png"]
-    draw_batch(paths[0], pictures, titles)
+    draw_batch(paths[0], pixels, titles)
     spe = plan.steps_per_epoch
     head = np.full(recipe.head_epochs * spe, recipe.peak_rate * recipe.head_rate)
     steps = np.arange((recipe.epochs - recipe.head_epochs) * spe)

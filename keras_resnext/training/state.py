@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..files import written_whole
+from ..files import placed_whole
 
 _STATE = "state"
 
@@ -30,8 +30,8 @@ def save_state(path: Path, variables: Mapping[str, Sequence[Any]], state: Mappin
         for group, members in variables.items()
         for index, variable in enumerate(members)
     }
-    with written_whole(path) as file:
-        np.savez(file, **arrays)
+    with placed_whole(path) as aside:
+        np.savez(aside, **arrays)
 
 
 def find_not_finite(model: keras.Model) -> str | None:

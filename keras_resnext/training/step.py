@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from .. import distribution
-from ..classifier import check_classifier, last_activation
+from ..runtimes.keras_model import check_classifier, last_activation
+from . import distribution
 from .optimizers import SGD, make_schedule
 from .recipes import Recipe
 
@@ -18,7 +18,7 @@ Tensor = Any
 class CrossEntropy(keras.losses.Loss):
     """Cross-entropy of probabilities or logits with smoothed labels, in nats.
 
-    Keras's own cuts probabilities off at 1e-7 except in TensorFlow's graphs; a picture that is hopelessly wrong would
+    Keras's own cuts probabilities off at 1e-7 except in TensorFlow's graphs; an image that is hopelessly wrong would
     teach nothing.
 
     Args:
@@ -53,7 +53,7 @@ def gives_logits(model: keras.Model) -> bool:
     """Whether a classifier gives logits, not probabilities.
 
     Raises:
-        ValueError: it is no classifier of pictures, or ends in another activation than softmax or none.
+        ValueError: it is no classifier of images, or ends in another activation than softmax or none.
     """
     check_classifier(model)
     activation = last_activation(model)

@@ -2,7 +2,7 @@
 
     KERAS_BACKEND=jax python tools/benchmark/gpu_sweep.py [--batches 64 128 256] [--output sweep.json]
 
-Prints pictures a second and their ratio to the peer's best of the same precision. On a CPU, `--size 64 --batches 2`
+Prints images a second and their ratio to the peer's best of the same precision. On a CPU, `--size 64 --batches 2`
 shows that it runs.
 """
 

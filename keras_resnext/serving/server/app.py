@@ -16,8 +16,8 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from .limits import Gate
-from .metrics import PATH
+from .admission import Gate
+from .monitoring import PATH
 from .responses import dump
 from .rest import Rest
 from .service import Service
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page")
 LINGER = 10.0  # seconds for which the rest of a refused body is read, so that its sender gets to the answer
 HEADERS = {
-    # Pictures are shown from blob: addresses, which the page itself makes.
+    # Images are shown from blob: addresses, which the page itself makes.
     "content-security-policy": (
         "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"

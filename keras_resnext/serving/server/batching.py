@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from .metrics import Metrics
+from .image_checks import MAX_PIXELS, count_pixels, find_images
 from .models import Models, Version
-from .pictures import MAX_PIXELS, count_pixels, find_pictures
+from .monitoring import Metrics
 from .servable import Servable, release_memory
 from .signature import Signature
 from .status import RequestError
 from .tensors import Array
 
-LARGE = 1 << 24  # pixels of encoded pictures in a request, after which memory is given back
+LARGE = 1 << 24  # pixels of encoded images in a request, after which memory is given back
 
 Arrays = dict[str, Array]
 Key = tuple[Any, ...]
@@ -70,7 +70,7 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         rows = _rows(arrays) if signature.batched else 1
-        pixels = count_pixels(find_pictures(signature, arrays))
+        pixels = count_pixels(find_images(signature, arrays))
         if self.waiting and self.waiting + rows > self.queue:
             raise RequestError(
                 "UNAVAILABLE", f"the queue is full: {self.waiting} rows wait, at most {self.queue} may; try again later"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ...download import sha256
 from ...export import export_version
 from ...loading import describe_model, load_model
-from ...model_base import find_versions
-from ...pretrained import cache_folder
+from ...weights.download import sha256
+from ...weights.sources import cache_folder
+from ..model_base import find_versions
 
 SERVED = "served"
 LABELS = "labels.txt"

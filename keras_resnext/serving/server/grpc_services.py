@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from .limits import Gate
+from .admission import Gate
 from .models import Version
-from .options import ServeOptions
 from .servable import Servable
+from .serve_options import ServeOptions
 from .service import Service
 from .status import RequestError, invalid
 from .tensors import TensorSpec

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...model_base import find_models, find_versions, read_configs
-from ...model_config import ModelConfig
+from ..model_base import find_models, find_versions, read_configs
+from ..models_config import ModelConfig
 from .servable import Servable
 from .status import RequestError
 

@@ -42,7 +42,7 @@ def _parse_slowly(body: bytes, content_type: str) -> Any:
     kind = content_type.partition(";")[0].strip().lower()
     # curl's -d calls everything a form.
     other = kind not in ("", "application/json", "text/json", "text/plain", "application/x-www-form-urlencoded")
-    hint = f'; the body is {kind[:SHOWN]}, expected application/json, with pictures as {{"b64": …}}' if other else ""
+    hint = f'; the body is {kind[:SHOWN]}, expected application/json, with images as {{"b64": …}}' if other else ""
     raise invalid(f"JSON Parse error: {text} at offset: {at}{hint}")
 
 

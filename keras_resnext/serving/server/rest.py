@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .limits import Bodies, Body, Receive
+from .admission import Bodies, Body, Receive
 from .models import Version
 from .requests import parse_json, read_examples, read_inputs, read_signature_name
 from .responses import dump, write_classifications, write_outputs

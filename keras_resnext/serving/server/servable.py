@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .pictures import explain_refusal, find_pictures
+from .image_checks import explain_refusal, find_images
 from .signature import Signature, read_signature
 from .status import CODES, RequestError
 from .tensors import Array
-from .warmup import read_warmup
+from .warmup_replay import read_warmup
 
 
 class Servable:
@@ -69,7 +69,7 @@ class Servable:
         except tf.errors.OpError as error:
             code, message = CODES.get(error.error_code, "UNKNOWN"), _first_line(error.message)
             if code == "INVALID_ARGUMENT":
-                message = explain_refusal(find_pictures(signature, arrays), message)
+                message = explain_refusal(find_images(signature, arrays), message)
             raise RequestError(code, message) from None
         return {name: np.asarray(value) for name, value in zip(signature.outputs, values, strict=True)}
 
@@ -97,7 +97,7 @@ class Servable:
 
 
 def release_memory() -> None:
-    """Gives what is free back to the system: the C library keeps the holes that a large model or picture leaves."""
+    """Gives what is free back to the system: the C library keeps the holes that a large model or image leaves."""
     with contextlib.suppress(OSError, AttributeError):  # another C library than GNU's
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

@@ -9,11 +9,11 @@ from typing import TypeVar
 import numpy as np
 
 from .batching import Arrays, Batcher
-from .explain import Explainer
-from .metrics import Metrics
+from .explainer import Explainer
 from .models import Models, Version
-from .options import ServeOptions
+from .monitoring import Metrics
 from .servable import Servable
+from .serve_options import ServeOptions
 from .signature import CLASSIFY, Signature
 from .status import RequestError, invalid
 from .tensors import Array

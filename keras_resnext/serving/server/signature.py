@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..metadata import DTYPES
+from ..client.metadata import DTYPES
 from .tensors import TensorSpec
 
 CLASSIFY = "tensorflow/serving/classify"

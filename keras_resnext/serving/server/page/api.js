@@ -18,17 +18,17 @@ export function listModels() {
   return request("v1/models").then(({ body }) => body.models);
 }
 
-// {outputs of one picture, ms in the server, ms in all}
-export async function predict(path, picture) {
+// {outputs of one image, ms in the server, ms in all}
+export async function predict(path, image) {
   const { body, server, trip } = await request(`${path}:predict`, {
     signature_name: "serving_bytes",
-    instances: [{ b64: await toBase64(picture) }],
+    instances: [{ b64: await toBase64(image) }],
   });
   return { outputs: body.predictions[0], server, trip };
 }
 
-export async function explain(path, picture, { layer, method, classIndex }) {
-  const document = { image_bytes: { b64: await toBase64(picture) } };
+export async function explain(path, image, { layer, method, classIndex }) {
+  const document = { image_bytes: { b64: await toBase64(image) } };
   if (layer) document.layer = layer;
   if (method) document.method = method;
   if (classIndex !== null) document.class = classIndex;

@@ -1,16 +1,16 @@
-// The page: pictures in, classes out. Everything that comes from outside is shown as text, never as markup.
+// The page: images in, classes out. Everything that comes from outside is shown as text, never as markup.
 
 import { ApiError, explain, listModels, onKeyWanted, predict } from "./api.js";
-import { draw, loadPicture } from "./heat.js";
+import { draw, loadImage } from "./heat.js";
 
 const $ = (id) => document.getElementById(id);
 const ANSWERED = ["image/jpeg", "image/png", "image/gif", "image/bmp"]; // what the model itself decodes
 const AT_ONCE = 4; // requests
 const REFRESH = 5000; // ms between two looks at the models
-const TINY = 96; // pixels below which a picture is shown as pixels
+const TINY = 96; // pixels below which an image is shown as pixels
 
 let models = [];
-let items = []; // {file, url, picture, state: waiting | done | failed, outputs, error, server, trip, version, explained}
+let items = []; // {file, url, image, state: waiting | done | failed, outputs, error, server, trip, version, explained}
 let chosen = null;
 let running = 0;
 let batchStarted = 0;
@@ -63,7 +63,7 @@ function showVersions() {
   let text = models.length ? "" : "This server has no model.";
   if (models.length && !version) text = "No version of this model is available.";
   if (version && !version.signatures.includes("serving_bytes")) {
-    text = `This version takes no picture files: it lacks the signature serving_bytes and has ${version.signatures.join(", ")}.`;
+    text = `This version takes no image files: it lacks the signature serving_bytes and has ${version.signatures.join(", ")}.`;
   }
   say($("notice"), text);
   showHeatSource();
@@ -78,15 +78,15 @@ function fill(select, options) {
   if (options.some(([value]) => value === before)) select.value = before;
 }
 
-// ---- pictures ----
+// ---- images ----
 
 async function add(files) {
-  const pictures = [...files];
-  if (!pictures.length) return;
-  for (const file of pictures) {
-    items.push({ file, url: URL.createObjectURL(file), picture: null, state: "waiting", explained: null });
+  const images = [...files];
+  if (!images.length) return;
+  for (const file of images) {
+    items.push({ file, url: URL.createObjectURL(file), image: null, state: "waiting", explained: null });
   }
-  chosen = items[items.length - pictures.length];
+  chosen = items[items.length - images.length];
   begin();
   start();
 }
@@ -122,8 +122,8 @@ async function classify(item) {
   const path = currentPath();
   const version = currentVersion();
   try {
-    item.picture ??= await sendable(item.file);
-    const { outputs, server, trip } = await predict(path, item.picture);
+    item.image ??= await sendable(item.file);
+    const { outputs, server, trip } = await predict(path, item.image);
     if (path !== currentPath()) return; // another model was chosen meanwhile: it is asked next
     if (!outputs.top_labels) throw new ApiError("This model gives features, not classes.", 0);
     Object.assign(item, { state: "done", outputs, server, trip, version: version?.version ?? "" });
@@ -166,7 +166,7 @@ function tellBatch() {
   const failed = done.filter((item) => item.state === "failed").length;
   const seconds = (performance.now() - batchStarted) / 1000;
   const rate = seconds > 0 ? `, ${(done.length / seconds).toFixed(done.length / seconds < 10 ? 1 : 0)} a second` : "";
-  $("batch-text").textContent = `${done.length} pictures in ${seconds.toFixed(1)} s${rate}${failed ? `, ${failed} failed` : ""}`;
+  $("batch-text").textContent = `${done.length} images in ${seconds.toFixed(1)} s${rate}${failed ? `, ${failed} failed` : ""}`;
   batchStarted = 0;
 }
 
@@ -185,11 +185,11 @@ function render() {
 
 function renderChosen() {
   const item = chosen;
-  if ($("picture").src !== item.url) {
-    $("picture").src = item.url;
-    $("picture").alt = item.file.name;
+  if ($("image").src !== item.url) {
+    $("image").src = item.url;
+    $("image").alt = item.file.name;
     $("overlay").hidden = true;
-    $("picture").hidden = false;
+    $("image").hidden = false;
   }
   $("caption").textContent = item.file.name;
   say($("error"), item.state === "failed" ? item.error : "");
@@ -258,7 +258,7 @@ function showHeatSource() {
   if (!source && models.length) {
     say($("heat-text"), "Not for this version: it has neither a grad_cam signature nor its Keras model beside it. Export with --keras to have it.");
     $("overlay").hidden = true;
-    $("picture").hidden = false;
+    $("image").hidden = false;
   } else if (!$("heat-on").checked) {
     say($("heat-text"), "");
   }
@@ -270,7 +270,7 @@ async function showHeat(classIndex = chosen?.classIndex ?? null) {
   showHeatSource();
   if (!item || item.state !== "done" || !explainable() || !$("heat-on").checked) {
     $("overlay").hidden = true;
-    $("picture").hidden = false;
+    $("image").hidden = false;
     return;
   }
   item.classIndex = classIndex;
@@ -280,14 +280,14 @@ async function showHeat(classIndex = chosen?.classIndex ?? null) {
   $("heat").setAttribute("aria-busy", "true");
   try {
     const keras = explainable() === "keras";
-    const found = await explain(currentPath(), item.picture, {
+    const found = await explain(currentPath(), item.image, {
       layer: keras ? $("layer").value : "",
       method: keras ? $("method").value : "",
       classIndex: keras ? classIndex : null,
     });
-    const picture = found.picture ? await loadPicture(found.picture.b64) : $("picture");
+    const image = found.image ? await loadImage(found.image.b64) : $("image");
     if (number !== explaining || item !== chosen) return;
-    item.explained = { ...found, picture };
+    item.explained = { ...found, image };
     showLayers(found);
     paint();
     const what = found.class ? `${found.class.name}, ${format.percent(found.class.score)}` : "the best class";
@@ -324,10 +324,10 @@ function paint() {
   const found = chosen?.explained;
   $("opacity-value").textContent = `${$("opacity").value} %`;
   if (!found || !$("heat-on").checked) return;
-  draw($("overlay"), found.picture, found.heat, $("opacity").value / 100);
+  draw($("overlay"), found.image, found.heat, $("opacity").value / 100);
   $("overlay").setAttribute("aria-label", `${chosen.file.name} as the model sees it, with where it looks for ${found.class?.name ?? "its best class"}`);
   $("overlay").hidden = false;
-  $("picture").hidden = true;
+  $("image").hidden = true;
 }
 
 function markClass() {
@@ -356,7 +356,7 @@ $("clear").addEventListener("click", () => {
   explaining++;
   say($("status"), "");
   $("batch-text").textContent = "";
-  $("picture").removeAttribute("src");
+  $("image").removeAttribute("src");
   render();
   $("files").focus();
 });

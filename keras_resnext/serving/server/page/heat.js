@@ -1,18 +1,18 @@
-// Draws a heat map over the picture that the model saw.
+// Draws a heat map over the image that the model saw.
 
 const STOPS = [[42, 13, 92], [85, 15, 109], [138, 34, 106], [186, 54, 85], [227, 89, 51], [249, 140, 10], [252, 255, 164]];
 const WIDEST = 640; // pixels of the canvas
 const TINY = 64;
 
-export async function loadPicture(base64) {
+export async function loadImage(base64) {
   const image = new Image();
   image.src = `data:image/png;base64,${base64}`;
   await image.decode();
   return image;
 }
 
-export function draw(canvas, picture, heat, opacity) {
-  const { naturalWidth: width, naturalHeight: height } = picture;
+export function draw(canvas, image, heat, opacity) {
+  const { naturalWidth: width, naturalHeight: height } = image;
   const largest = Math.max(width, height);
   const scale = largest > WIDEST ? WIDEST / largest : Math.floor(WIDEST / largest);
   canvas.width = Math.max(1, width * scale);
@@ -20,7 +20,7 @@ export function draw(canvas, picture, heat, opacity) {
   canvas.style.setProperty("--ratio", width / height);
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = largest >= TINY; // smaller ones stay pixels
-  context.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
   context.imageSmoothingEnabled = true;
   context.imageSmoothingQuality = "high";
   context.globalAlpha = opacity;

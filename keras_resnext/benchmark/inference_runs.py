@@ -1,0 +1,159 @@
+"""What exports give on the CPU beside torchvision's own export. Images are float32 on 0..255."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .torch_models import torchvision_model
+from .work import Work
+
+VERSION = "1"
+
+
+def images_of(work: Work) -> np.ndarray:
+    shape = (work.batch, work.size, work.size, 3)
+    return np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
+
+
+def _model(work: Work) -> Any:
+    import keras
+
+    import keras_resnext
+
+    keras.utils.set_random_seed(0)
+    return keras_resnext.create(work.architecture, input_shape=(work.size, work.size, 3))
+
+
+def export_base(work: Work) -> None:
+    """A SavedModel with model.tflite beside it."""
+    from keras_resnext.export import export_version
+
+    export_version(_model(work), work.folder / "base", version=int(VERSION), warmup=False, tflite=True)
+
+
+def export_tflite_float(work: Work) -> None:
+    from keras_resnext.export import export_tflite
+
+    export_tflite(_model(work), work.folder / "float.tflite")
+
+
+def export_tflite_int8(work: Work) -> None:
+    from dataclasses import replace
+
+    from keras_resnext.export import export_tflite
+
+    noise = images_of(replace(work, batch=8))
+    export_tflite(_model(work), work.folder / "int8.tflite", quantization="int8", calibration=noise)
+
+
+def export_our_onnx(work: Work) -> None:
+    from keras_resnext.export import export_onnx
+
+    export_onnx(_model(work), work.folder / "ours.onnx")
+
+
+def export_torchvision_onnx(work: Work) -> None:
+    import torch
+
+    dynamic = {"x": {0: "n"}, "y": {0: "n"}}
+    torch.onnx.export(
+        torchvision_model(work.architecture), (torch.zeros(1, 3, work.size, work.size),),
+        str(work.folder / "torchvision.onnx"), dynamo=False,
+        input_names=["x"], output_names=["y"], dynamic_axes=dynamic,
+    )  # fmt: skip
+
+
+def saved_model(work: Work) -> Callable[[], object]:
+    """Through TensorFlow's C API with XLA switched off, as TF Serving runs it."""
+    import json
+    import subprocess
+    import sys
+
+    from ..export.serving_session import Session
+
+    folder = work.folder / "base" / VERSION
+    # The names are read by a process of its own: this one stays without Python's TensorFlow.
+    code = (
+        "import json, sys; from tensorflow.core.protobuf import saved_model_pb2 as p; "
+        "s = p.SavedModel.FromString(open(sys.argv[1], 'rb').read()).meta_graphs[0].signature_def['serving_default']; "
+        "print(json.dumps([s.inputs['images'].name, s.outputs['probabilities'].name]))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(folder / "saved_model.pb")], capture_output=True, check=True, text=True
+    )
+    given, wanted = json.loads(told.stdout)
+    session, images = Session(str(folder), xla=False), images_of(work)
+    return lambda: session.run({given: images}, [wanted])
+
+
+def _interpreter(path: Path, work: Work) -> Callable[[], object]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter: Any = Interpreter(str(path), num_threads=work.threads)
+    images = images_of(work)
+    index, output = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    interpreter.resize_tensor_input(index, images.shape)
+    interpreter.allocate_tensors()
+
+    def run() -> object:
+        interpreter.set_tensor(index, images)
+        interpreter.invoke()
+        return interpreter.get_tensor(output)
+
+    return run
+
+
+def tflite_beside(work: Work) -> Callable[[], object]:
+    return _interpreter(work.folder / "base" / VERSION / "model.tflite", work)
+
+
+def tflite_float(work: Work) -> Callable[[], object]:
+    return _interpreter(work.folder / "float.tflite", work)
+
+
+def tflite_int8(work: Work) -> Callable[[], object]:
+    return _interpreter(work.folder / "int8.tflite", work)
+
+
+def _onnx_runtime(path: Path, work: Work) -> Callable[[], object]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = work.threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    given = session.get_inputs()[0]
+    images = _as_taken(images_of(work), given.shape[-1])
+    return lambda: session.run(None, {given.name: images})
+
+
+def our_onnx(work: Work) -> Callable[[], object]:
+    return _onnx_runtime(work.folder / "ours.onnx", work)
+
+
+def torchvision_onnx(work: Work) -> Callable[[], object]:
+    return _onnx_runtime(work.folder / "torchvision.onnx", work)
+
+
+def _openvino(path: Path, work: Work) -> Callable[[], object]:
+    import openvino
+
+    options = {"INFERENCE_NUM_THREADS": work.threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(path), "CPU", options)
+    images = _as_taken(images_of(work), 3 if "ours" in path.name else work.size)
+    request = compiled.create_infer_request()
+    return lambda: request.infer([images])
+
+
+def our_openvino(work: Work) -> Callable[[], object]:
+    return _openvino(work.folder / "ours.onnx", work)
+
+
+def torchvision_openvino(work: Work) -> Callable[[], object]:
+    return _openvino(work.folder / "torchvision.onnx", work)
+
+
+def _as_taken(images: np.ndarray, last: Any) -> np.ndarray:
+    """Channels last where the model's last axis is theirs, else first."""
+    return images if last == 3 else np.ascontiguousarray(images.transpose(0, 3, 1, 2))

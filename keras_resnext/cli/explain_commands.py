@@ -1,0 +1,160 @@
+"""The commands on what a model sees: explain, features."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .application import Model, app, load_framework, printable
+
+Labels = Annotated[
+    Path | None, typer.Option(help="Text file with one class name a line; default labels.txt beside the model.")
+]
+ImageSize = Annotated[int | None, typer.Option(min=1, help="Height and width, where the model leaves it free.")]
+Layer = Annotated[
+    str | None, typer.Option(help="Name of a layer whose output is a map, such as layer3_0_relu; default the last one.")
+]
+
+
+@app.command()
+def explain(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Images in any format that Pillow reads.")],
+    output: Annotated[Path, typer.Option(help="Folder for the PNG files; made where it is missing.")] = Path(
+        "explained"
+    ),
+    layer: Layer = None,
+    class_: Annotated[
+        str | None, typer.Option("--class", help="Name or number of the class to explain; default the predicted one.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="grad_cam, or grad_cam++, which shows all of several objects of a class.")
+    ] = "grad_cam",
+    feature_maps: Annotated[
+        bool, typer.Option("--feature-maps", help="Also draw the strongest channels of the layer.")
+    ] = False,
+    labels: Labels = None,
+    image_size: ImageSize = None,
+) -> None:
+    """Draw where a model looks: Grad-CAM over each image, as OUTPUT/IMAGE.grad_cam.png."""
+    check_files(images)
+    load_framework()
+    from ..explain import explain_feature_maps, explain_image
+    from ..labels import labels_beside, read_labels
+    from ..loading import load_model
+    from ..runtimes.keras_model import check_classifier
+
+    loaded = load_model(model)
+    names = read_labels(labels) if labels else labels_beside(model, check_classifier(loaded))
+    output.mkdir(parents=True, exist_ok=True)
+    for image, stem in zip(images, distinct_stems(images), strict=True):
+        path = output / f"{stem}.{method}.png"
+        found = explain_image(
+            loaded,
+            image,
+            path,
+            layer=layer,
+            class_index=class_,
+            method=method,
+            labels=names,
+            image_size=image_size,
+        )
+        print(printable(f"{path}  {found.class_name} {found.score:.2%}  at {found.layer}"))
+        if feature_maps:
+            path = output / f"{stem}.feature_maps.png"
+            channels = explain_feature_maps(loaded, image, path, layer=layer, image_size=image_size)
+            print(printable(f"{path}  strongest channels {', '.join(map(str, channels[:4]))}"))
+
+
+@app.command()
+def features(
+    model: Model,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE_OR_FOLDER…", help="Images, and folders searched for images.")
+    ],
+    output: Annotated[Path, typer.Option(help="File for the features; ends in .npy.")] = Path("features.npy"),
+    layer: Annotated[
+        str | None, typer.Option(help="Layer whose map is averaged over its places; default what the head takes.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that run together.")] = 8,
+    image_size: ImageSize = None,
+) -> None:
+    """Write the features of images for retrieval: an array (images, channels), and its images as a list.
+
+    Row i of the float32 array belongs to line i of the text file beside it, of the same name but for .txt.
+    """
+    if output.suffix != ".npy":
+        raise ValueError(f"output={str(output)!r} must end in .npy")
+    if output.is_dir() or not output.parent.is_dir():
+        what = "a folder, not a file" if output.is_dir() else "in a folder that does not exist"
+        raise FileNotFoundError(f"output={str(output)!r} is {what}")
+    files = find_images(images)
+    load_framework()
+    import numpy as np
+    from rich.console import Console
+    from rich.progress import track
+
+    from ..explain import extract_features
+    from ..files import placed_whole
+    from ..loading import load_model
+
+    loaded = load_model(model)
+    starts = range(0, len(files), batch_size)
+    shown = track(
+        starts, "Extracting features", console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True
+    )
+    rows = [
+        extract_features(
+            loaded, files[start : start + batch_size], layer=layer, batch_size=batch_size, image_size=image_size
+        )
+        for start in shown
+    ]
+    array, listing = np.concatenate(rows), output.with_suffix(".txt")
+    with placed_whole(output) as aside, placed_whole(listing) as names:
+        with open(aside, "wb") as file:  # np.save would add .npy to any other name
+            np.save(file, array)
+        names.write_bytes("".join(f"{path}\n" for path in files).encode("utf-8", "surrogateescape"))
+    print(printable(f"{output}  {array.shape[0]} images, {array.shape[1]} features each; images in {listing}"))
+
+
+def check_files(paths: list[Path]) -> None:
+    """A mistyped path should not wait for a framework."""
+    for path in paths:
+        if path.is_dir():
+            raise ValueError(f"image={str(path)!r} is a folder, not an image")
+        if not path.is_file():
+            raise FileNotFoundError(f"image={str(path)!r}: there is no such file")
+
+
+def find_images(paths: list[Path]) -> list[Path]:
+    """The files among `paths` as given, and in place of each folder the images in it, sorted.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a folder without images, or a name that would break the list of names.
+    """
+    from PIL import Image
+
+    suffixes = {suffix for suffix, form in Image.registered_extensions().items() if form in Image.OPEN}
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            check_files([path])
+            found.append(path)
+            continue
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+        if not inside:
+            raise ValueError(f"image={str(path)!r} is a folder without images")
+        found += inside
+    for path in found:
+        if len(str(path).splitlines()) != 1:
+            raise ValueError(f"image={str(path)!r} must be a name of one line, for the list of images")
+    return found
+
+
+def distinct_stems(paths: list[Path]) -> list[str]:
+    """File names without suffix; where several are the same, with the place in the list."""
+    counts = Counter(path.stem for path in paths)
+    return [path.stem if counts[path.stem] == 1 else f"{path.stem}-{i}" for i, path in enumerate(paths, start=1)]

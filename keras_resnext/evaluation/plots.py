@@ -1,0 +1,137 @@
+"""Images of an evaluation: confusion matrix, reliability diagram, and the most confused classes with examples."""
+
+import io
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+PAIRS = 8
+EXAMPLES = 6
+NUMBERED, NAMED = 20, 60  # up to so many classes, counts fit into the cells and names onto the axes
+RIGHT, WRONG, INK = "#2e7d32", "#c62828", "#37474f"
+
+Pair = tuple[str, str, int, list[tuple[np.ndarray, float]]]
+
+
+def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
+    """PNG of a confusion matrix (classes, classes): colour is the share of the true class, numbers are images.
+
+    Classes that neither occur nor are predicted are left out.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shown = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
+    counts = confusion[np.ix_(shown, shown)]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    n, names = len(shown), [_short(classes[i]) for i in shown.tolist()]
+    side = float(np.clip(2.5 + 0.5 * n, 5.5, 12))
+    figure = _figure(side, side)
+    axis = figure.subplots()
+    # The square root shows rare confusions too, and any at all stands out from none.
+    colours = LinearSegmentedColormap.from_list("", colormaps["Blues"](np.linspace(0.2, 1, 256)))
+    some = np.ma.masked_equal(np.sqrt(shares), 0)
+    image = axis.imshow(some, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+    bar = figure.colorbar(image, ax=axis, fraction=0.045, pad=0.03)
+    steps = (0, 0.05, 0.25, 0.5, 1)
+    bar.set_ticks([step**0.5 for step in steps], labels=[f"{step:.0%}" for step in steps])
+    bar.set_label("share of the true class")
+    right = int(counts.diagonal().sum())
+    left_out = f"; {n} of {len(classes)} classes occur" if n < len(classes) else ""
+    axis.set_title(f"{right} of {counts.sum()} right ({right / max(counts.sum(), 1):.1%}){left_out}", color=INK)
+    axis.set(xlabel="predicted class", ylabel="true class")
+    if n <= NAMED:
+        size = float(np.clip(260 / n, 6, 10))
+        flat = max(map(len, names)) * n <= 40
+        axis.set_xticks(range(n), names, fontsize=size, parse_math=False, rotation=0 if flat else 90)
+        axis.set_yticks(range(n), names, fontsize=size, parse_math=False)
+    else:
+        axis.set(xlabel="predicted class (number)", ylabel="true class (number)")
+        ticks = np.arange(0, n, 10 ** int(np.log10(n / 3)))
+        axis.set_xticks(ticks, shown[ticks])
+        axis.set_yticks(ticks, shown[ticks])
+    if n <= NUMBERED:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                dark = shares[row, column] > 0.25
+                axis.text(column, row, str(count), ha="center", va="center", color="white" if dark else INK,
+                          fontsize=float(np.clip(150 / n, 7, 13)))  # fmt: skip
+    return _png(figure, 100 if n <= 100 else 200)
+
+
+def draw_calibration(bins: np.ndarray) -> bytes:
+    """PNG of a reliability diagram from `metrics.calibration_bins`: accuracy by confidence, and how many there are."""
+    from .metrics import calibration_error
+
+    count, confidence, accuracy = bins.T
+    centres, width = (np.arange(len(bins)) + 0.5) / len(bins), 1 / len(bins)
+    some = count > 0
+    figure = _figure(6.5, 7)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.bar(centres[some], accuracy[some], width * 0.92, color="#90caf9", label="accuracy")
+    upper.bar(
+        centres[some], (confidence - accuracy)[some], width * 0.92, accuracy[some], color="none",
+        edgecolor=WRONG, hatch="//", linewidth=0.8, label="gap to the confidence",
+    )  # fmt: skip
+    upper.plot([0, 1], [0, 1], "--", color=INK, linewidth=1, label="perfectly calibrated")
+    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
+    upper.legend(loc="upper left", frameon=False)
+    n = int(count.sum())
+    upper.set_title(f"Expected calibration error {calibration_error(bins):.2%} on {n} images", color=INK)
+    lower.bar(centres, count / n, width * 0.92, color="#90a4ae")
+    lower.set(xlabel="confidence", ylabel="share of images")
+    for axis in (upper, lower):
+        axis.spines[["top", "right"]].set_visible(False)
+    return _png(figure, 100)
+
+
+def draw_confused_pairs(pairs: Sequence[Pair]) -> bytes:
+    """PNG with one row a pair of classes.
+
+    Args:
+        pairs: (true class, predicted class, how many, [(uint8 image (height, width, 3), confidence), …]) each.
+    """
+    rows = max(len(pairs), 1)
+    figure = _figure(11, 0.7 + 1.45 * rows)
+    figure.suptitle(
+        "Most confused classes, their surest mistakes with the model's confidence" if pairs else "No mistakes",
+        fontsize=13, color=INK,
+    )  # fmt: skip
+    grid = figure.subplots(rows, EXAMPLES + 1, squeeze=False, width_ratios=(1.7, *[1] * EXAMPLES))
+    for axis in grid.flat:
+        axis.axis("off")
+    for axes, (true, predicted, count, examples) in zip(grid, pairs, strict=False):
+        axes[0].set(xlim=(0, 1), ylim=(0, 1))
+        for y, text, colour, size in (
+            (0.78, _short(true), RIGHT, 12),
+            (0.48, f"→ {_short(predicted)}", WRONG, 12),
+            (0.16, f"{count} image{'s' * (count != 1)}", INK, 10),
+        ):
+            axes[0].text(0, y, text, color=colour, fontsize=size, va="center", parse_math=False)
+        for axis, (image, confidence) in zip(axes[1:], examples, strict=False):
+            axis.imshow(image, interpolation="nearest" if max(image.shape) < 100 else "antialiased")
+            axis.set_title(f"{confidence:.0%}", fontsize=10, color=INK, pad=3)
+    return _png(figure, 100)
+
+
+def _short(name: str, most: int = 22) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Any, dpi: int) -> bytes:
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # names in scripts that the font lacks
+        figure.savefig(stream, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.15)
+    return stream.getvalue()

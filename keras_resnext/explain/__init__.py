@@ -1,0 +1,12 @@
+"""Why a classifier says what it says: Grad-CAM, feature maps, and features for retrieval."""
+
+from .explanation import (
+    Explanation,
+    explain_feature_maps,
+    explain_image,
+    extract_features,
+    feature_maps,
+    grad_cam,
+)
+
+__all__ = ["Explanation", "explain_feature_maps", "explain_image", "extract_features", "feature_maps", "grad_cam"]

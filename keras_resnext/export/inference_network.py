@@ -1,0 +1,105 @@
+"""What every export computes: images on 0..255 to probabilities and features, as one functional Keras model."""
+
+from typing import Any
+
+import keras
+
+from ..network.input_preprocessing import get_preprocessing
+from ..runtimes.keras_model import check_classifier, check_images, last_activation
+from .fuse import fuse
+
+Tensor = Any
+
+
+def build_network(
+    model: keras.Model, target: str, image_size: int | tuple[int, int] | None = None
+) -> tuple[keras.Model, tuple[int, int]]:
+    """Puts the model's own normalisation before it and a softmax behind its logits, and joins what can be joined.
+
+    Args:
+        model: classifier of RGB images, normalised, to (batch, classes) scores or logits; or a network that gives
+            pooled features (batch, channels) or one map (batch, height, width, channels).
+        target: "cpu", "gpu" or "portable", as in `fuse`.
+        image_size: height and width, where the model leaves them free; default as its preprocessing has it.
+
+    Returns:
+        (network, (height, width)). The network takes `images`, float32 (batch, height, width, 3), RGB on 0..255, and
+        gives a dictionary: "probabilities" (batch, classes) if the model is a classifier, and "features" (batch,
+        channels), pooled, if it has such.
+
+    Raises:
+        ValueError: a model that is neither, or a size that it cannot have.
+        RuntimeError: Keras runs on another backend than TensorFlow.
+    """
+    classes = classes_of(model)
+    fused = fuse(model, target)
+    size = read_image_size(model, image_size)
+    preprocessing = get_preprocessing(model)
+    images = keras.Input((*size, 3), name="images", dtype="float32")
+    normalise = keras.layers.Normalization(
+        mean=list(preprocessing.mean), variance=[deviation**2 for deviation in preprocessing.std], dtype="float32"
+    )
+    normalised = normalise(images)
+    outputs: dict[str, Tensor] = {}
+    if classes:
+        features = _features(fused)
+        if features is not None:
+            both = keras.Model(fused.inputs[0], [fused.outputs[0], features])
+            scores, outputs["features"] = both(normalised)
+        else:
+            scores = keras.Model(fused.inputs[0], fused.outputs[0])(normalised)
+        if last_activation(model) is keras.activations.linear:
+            scores = keras.layers.Softmax(dtype="float32", name="softmax")(scores)
+        outputs["probabilities"] = scores
+    else:
+        maps = keras.Model(fused.inputs[0], fused.outputs[0])(normalised)
+        outputs["features"] = keras.layers.GlobalAveragePooling2D(name="pool")(maps) if len(maps.shape) == 4 else maps
+    return keras.Model(images, outputs, name=model.name), size
+
+
+def classes_of(model: Any) -> int | None:
+    """How many classes `model` tells apart; None for one that gives features.
+
+    Raises:
+        ValueError: a model that is neither.
+    """
+    outputs = getattr(model, "outputs", None)
+    if isinstance(model, keras.Model) and outputs and len(outputs) == 1:
+        shape = outputs[0].shape
+        if len(shape) == 4 or (len(shape) == 2 and last_activation(model) == "pooling"):
+            check_images(model)
+            return None
+    return check_classifier(model)
+
+
+def read_image_size(model: keras.Model, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width for an export.
+
+    Raises:
+        ValueError: no size, or another than the model fixes.
+    """
+    given = (image_size, image_size) if isinstance(image_size, int | None) else tuple(image_size)
+    if len(given) != 2 or any(side is not None and not is_positive(side) for side in given):
+        raise ValueError(f"image_size={image_size!r} must be a positive integer or (height, width)")
+    fixed = model.inputs[0].shape[1:3]
+    if any(f is not None and g is not None and f != g for f, g in zip(fixed, given, strict=True)):
+        raise ValueError(f"image_size={image_size!r} must be {fixed}, which model={model.name!r} fixes")
+    height, width = (f or g or get_preprocessing(model).size for f, g in zip(fixed, given, strict=True))
+    return height, width
+
+
+def is_positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _features(model: keras.Model) -> Tensor | None:
+    """What the last dense layer takes, if that is (batch, channels)."""
+    tensor = model.outputs[0]
+    while True:
+        operation, index, _ = tensor._keras_history
+        inputs = operation._inbound_nodes[index].input_tensors if operation._inbound_nodes else []
+        if len(inputs) != 1 or isinstance(operation, keras.Model):
+            return None
+        if isinstance(operation, keras.layers.Dense):
+            return inputs[0] if len(inputs[0].shape) == 2 else None
+        tensor = inputs[0]

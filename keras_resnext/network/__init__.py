@@ -1,0 +1,1 @@
+"""The network: what it is (`structure`, `architectures`), its layers, and what it costs."""

@@ -1,0 +1,221 @@
+"""A model base on disk, BASE/NAME/VERSION as TF Serving has it: what is there, and removing and labelling versions."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import placed_whole
+from ..weights.download import sha256
+from .models_config import FILE, ModelConfig, parse_config, with_labels
+
+GRAPH = "saved_model.pb"
+MANIFEST = "manifest.json"
+KERAS_FILE = "assets.extra/model.keras"  # the model itself, for what a SavedModel cannot do: Grad-CAM
+
+
+@dataclass(frozen=True)
+class VersionFacts:
+    """A version on disk.
+
+    Attributes:
+        model, version, path: which one.
+        size: bytes of all its files.
+        created, source: from its manifest; empty where that says nothing.
+        accuracy: top-1 and top-5 in percent as the manifest has them.
+        labels: its labels in models.config.
+        served: whether a server of this base serves it.
+        hashes: "match" or what differs from the manifest; "not recorded" without one; None where not checked.
+    """
+
+    model: str
+    version: int
+    path: Path
+    size: int
+    created: str
+    source: str
+    accuracy: Mapping[str, float]
+    labels: tuple[str, ...]
+    served: bool
+    hashes: str | None
+
+
+def find_models(base: str | os.PathLike[str]) -> dict[str, Path]:
+    """The folders of models by name: BASE is a folder of them, one of them, or one version of it.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: it holds no versions.
+    """
+    path = Path(base).absolute()
+    if not path.is_dir():
+        raise FileNotFoundError(f"BASE={os.fspath(base)!r}: there is no such folder")
+    if (path / GRAPH).is_file() and path.name.isdecimal():
+        return {path.parent.name: path.parent}
+    if find_versions(path):
+        return {path.name: path}
+    found = {folder.name: folder for folder in sorted(path.iterdir()) if folder.is_dir() and find_versions(folder)}
+    if not found:
+        raise ValueError(
+            f"BASE={os.fspath(base)!r} holds no model: expected BASE/NAME/VERSION/{GRAPH}, as "
+            "`keras-resnext export MODEL BASE/NAME` writes it"
+        )
+    return found
+
+
+def find_versions(folder: Path) -> dict[int, Path]:
+    """Folders by version, those with a graph; one that is being copied may still lack other files."""
+    try:
+        inside = list(os.scandir(folder))
+    except OSError:
+        return {}
+    return {
+        int(entry.name): Path(entry.path)
+        for entry in inside
+        if entry.name.isdecimal() and os.path.isfile(os.path.join(entry.path, GRAPH))
+    }
+
+
+def read_configs(models: Mapping[str, Path]) -> dict[str, ModelConfig]:
+    """Entries of the models.config beside the models' folders; a model without one serves its highest version.
+
+    Raises:
+        ValueError: there is one that cannot be read.
+    """
+    found: dict[str, ModelConfig] = {}
+    for file in {folder.parent / FILE for folder in models.values()}:
+        if file.is_file():
+            found |= parse_config(file.read_text(encoding="utf-8", errors="replace"))
+    return {name: found.get(name, ModelConfig(name)) for name in models}
+
+
+def read_manifest(version: Path) -> dict[str, Any]:
+    """What an export records of itself; empty where it records nothing that can be read."""
+    try:
+        facts = json.loads((version / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def list_versions(base: str | os.PathLike[str], *, verify: bool = True) -> list[VersionFacts]:
+    """Every version of every model, by name and number.
+
+    Args:
+        base: as in `find_models`.
+        verify: whether to compare each file with the hash in its manifest.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find_models` and `read_configs`.
+    """
+    models = find_models(base)
+    configs, rows = read_configs(models), []
+    for name, folder in models.items():
+        versions = find_versions(folder)
+        wanted = configs[name].wanted(versions)
+        for number, path in sorted(versions.items()):
+            manifest = read_manifest(path)
+            accuracy = manifest.get("accuracy")
+            rows.append(
+                VersionFacts(
+                    model=name,
+                    version=number,
+                    path=path,
+                    size=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+                    created=str(manifest.get("created") or ""),
+                    source=str(manifest.get("source") or ""),
+                    accuracy=accuracy if isinstance(accuracy, dict) else {},
+                    labels=tuple(sorted(k for k, v in configs[name].labels.items() if v == number)),
+                    served=number in wanted,
+                    hashes=check_hashes(path, manifest) if verify else None,
+                )
+            )
+    return rows
+
+
+def check_hashes(version: Path, manifest: Mapping[str, Any]) -> str:
+    """ "match", "not recorded", or the files that are changed, missing or added since the export."""
+    recorded = manifest.get("sha256")
+    if not isinstance(recorded, dict) or not recorded:
+        return "not recorded"
+    files = {file.relative_to(version).as_posix() for file in version.rglob("*") if file.is_file()} - {MANIFEST}
+    wrong = [f"{name} is missing" for name in sorted(recorded.keys() - files)]
+    wrong += [f"{name} is new" for name in sorted(files - recorded.keys())]
+    both = sorted(files & recorded.keys())
+    wrong += [f"{name} is changed" for name in both if sha256(version / name) != recorded[name]]
+    return ", ".join(wrong) or "match"
+
+
+def remove_version(version: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Takes BASE/NAME/VERSION away, at once for a server that watches.
+
+    Args:
+        version: the folder.
+        force: also where it is served or has a label; its labels go with it.
+
+    Raises:
+        FileNotFoundError: no such version.
+        ValueError: it is served or labelled, and `force` is not given.
+    """
+    name, number, folder = _split(version)
+    config = _config_of(folder)
+    labels = sorted(label for label, labelled in config.labels.items() if labelled == number)
+    if not force:
+        if labels:
+            raise ValueError(f"version {number} of {name} has the label {', '.join(labels)}; --force removes both")
+        if number in config.wanted(find_versions(folder)):
+            raise ValueError(f"version {number} of {name} is the one that is served; --force removes it all the same")
+    for label in labels:
+        label_version(folder, label, None)
+    aside = folder / f".removed-{secrets.token_hex(6)}"
+    os.rename(folder / str(number), aside)  # in one step: nobody loads half a version
+    shutil.rmtree(aside)
+
+
+def label_version(target: str | os.PathLike[str], label: str, version: int | None) -> dict[str, int]:
+    """Gives a version of the model in the folder `target` a label, in the models.config beside it; None takes it away.
+
+    Returns:
+        The model's labels after that.
+
+    Raises:
+        FileNotFoundError: no such version.
+        ValueError: a label that no request could name, one that is not there, or a models.config that cannot be read.
+    """
+    folder = Path(target).absolute()
+    if not label or any(letter in "/:" or not letter.isprintable() for letter in label):
+        raise ValueError(f"label={label!r} must be a name without / and :")
+    present = find_versions(folder)
+    if version is not None and version not in present:
+        raise FileNotFoundError(f"version={version} of {folder.name}: there is no {folder / str(version) / GRAPH}")
+    config, file = _config_of(folder), folder.parent / FILE
+    labels = dict(config.labels)
+    if version is None and label not in labels:
+        raise ValueError(f"label={label!r} is none of {folder.name}; it has {', '.join(sorted(labels)) or 'no labels'}")
+    if version is None:
+        del labels[label]
+    else:
+        labels[label] = version
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    served = {max(present)} if present else set()
+    changed = with_labels(text, folder.name, labels, served)
+    with placed_whole(file) as aside:
+        aside.write_text(changed, encoding="utf-8")
+    return labels
+
+
+def _split(version: str | os.PathLike[str]) -> tuple[str, int, Path]:
+    path = Path(version).absolute()
+    if not path.name.isdecimal():
+        raise ValueError(f"VERSION={os.fspath(version)!r} must be a folder BASE/NAME/VERSION, its last part a number")
+    if not (path / GRAPH).is_file():
+        raise FileNotFoundError(f"VERSION={os.fspath(version)!r}: there is no {GRAPH} in it")
+    return path.parent.name, int(path.name), path.parent
+
+
+def _config_of(folder: Path) -> ModelConfig:
+    return read_configs({folder.name: folder})[folder.name]

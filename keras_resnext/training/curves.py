@@ -1,0 +1,59 @@
+"""Images of training: curves, the schedule and the batches."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..figures import new_figure, save_figure
+
+_COLOURS = {"training": "#1565c0", "validation": "#e65100"}
+
+
+def draw_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Writes a PNG of loss, top-1, top-5 and learning rate by epoch; what was not measured has no panel."""
+    panels = [("loss", "loss"), ("top1", "top-1"), ("top5", "top-5"), ("learning_rate", "learning rate")]
+    panels = [(name, title) for name, title in panels if any(name in row for row in history)]
+    figure = new_figure((4.2 * len(panels), 3.6))
+    epochs = [row["epoch"] for row in history]
+    for axis, (name, title) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        for kind, key in (("training", name), ("validation", f"val_{name}")):
+            values = [row.get(key, np.nan) for row in history]
+            if not np.all(np.isnan(values)):
+                marker = "o" if len(epochs) < 20 else ""
+                axis.plot(epochs, values, color=_COLOURS[kind], label=kind, marker=marker, markersize=3.5)
+        axis.set_title(title)
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        if name.startswith("top"):
+            axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if value <= 1 else "")
+        if name == "learning_rate":
+            axis.ticklabel_format(axis="y", scilimits=(-2, 2))
+        elif any(f"val_{name}" in row for row in history):
+            axis.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def draw_schedule(path: Path, rates: np.ndarray, steps_per_epoch: int) -> None:
+    """Writes a PNG of the learning rate of every step (n,)."""
+    figure = new_figure((7, 3.6))
+    axis = figure.subplots()
+    axis.plot(np.arange(len(rates)) / steps_per_epoch, rates, color=_COLOURS["training"])
+    axis.set(title="Learning rate", xlabel="epoch")
+    axis.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+def draw_batch(path: Path, images: np.ndarray, titles: Sequence[str]) -> None:
+    """Writes a PNG of images (n, height, width, 3) uint8, up to 8 in a row, with their classes."""
+    columns = min(8, len(images))
+    rows = -(-len(images) // columns)
+    figure = new_figure((1.7 * columns, 1.95 * rows))
+    axes = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
+    for axis in axes:
+        axis.axis("off")
+    for axis, image, title in zip(axes, images, titles, strict=False):
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(title if len(title) <= 22 else f"{title[:21]}…", fontsize=8)
+    save_figure(figure, path)

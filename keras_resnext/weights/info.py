@@ -1,0 +1,177 @@
+"""What a file of weights is, told from the file alone: nothing is built and no framework is loaded."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..network.architectures import identify
+from ..network.costs import StageCost, count_costs
+from ..pytorch.checkpoint import read_checkpoint
+from .download import sha256
+from .infer import expected_names, infer_from_names
+from .keras_files import KERAS_SUFFIXES, read_config, read_keras_weights
+from .layouts import detect_layout
+from .names import canonical_names, find_state_dict
+from .published import find_by_sha256
+
+FORMATS = {
+    "zip": "torch.save, zip",
+    "legacy": "torch.save, legacy (before 1.6)",
+    "safetensors": "safetensors",
+    ".keras": "Keras model",
+    ".weights.h5": "Keras weights",
+}
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file of weights.
+
+    Attributes:
+        path, size, sha256: the file, its bytes and their hash in hex.
+        format: a value of `FORMATS`.
+        wrapper: the key under which the weights are, "" for none.
+        layout: whose names the entries have: "torchvision", "mmcls", "timm", "keras_resnext" or "unknown".
+        architecture: a name of `list_architectures()`, else a description.
+        options: of `ResNeXt`, as read off the weights; empty where they are no ResNeXt's.
+        classes: of the head, None for none.
+        parameters: trainable numbers; running statistics and counters are not among them.
+        dtypes: of the entries, the most frequent first.
+        averaged: whether the file also holds a moving average of the weights.
+        published: name of the published checkpoint that this file is, by its hash; None for none.
+        problem: why the weights are no ResNeXt's, or what is missing and too much; "" where all is right.
+        image_size: (height, width) in pixels that `costs` are counted at.
+        costs: parameters and multiply-accumulates of each stage; empty where the weights are no ResNeXt's. Strides
+            leave no trace in weights: those of a .keras file are its own, for other files the usual ones are taken.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    format: str
+    wrapper: str
+    layout: str
+    architecture: str
+    options: Mapping[str, Any]
+    classes: int | None
+    parameters: int
+    dtypes: tuple[str, ...]
+    averaged: bool
+    published: str | None
+    problem: str
+    image_size: tuple[int, int]
+    costs: tuple[StageCost, ...]
+
+
+def describe_file(path: str | os.PathLike[str], image_size: int | None = None) -> FileInfo:
+    """Reads off a file what it is.
+
+    Args:
+        path: a PyTorch checkpoint, .keras or .weights.h5.
+        image_size: height and width in pixels to count operations at; default as a .keras file fixes it, else the
+            architecture's.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is none of these, or that is damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"file={str(path)!r} is a folder; it must be a checkpoint file")
+    if not path.exists():
+        raise FileNotFoundError(f"file={str(path)!r}: there is no such file")
+    suffix = next((suffix for suffix in KERAS_SUFFIXES if path.name.endswith(suffix)), "")
+    if suffix:
+        form, wrapper, data = suffix, "", read_keras_weights(path)
+        state, averaged = data, False
+    else:
+        checkpoint = read_checkpoint(path)
+        form, (wrapper, state) = checkpoint.format, find_state_dict(checkpoint.data)
+        averaged = _has_average(checkpoint.data)
+    canonical = canonical_names(state)
+    shapes = {name: tuple(state[original].shape) for original, name in canonical.items()}
+    options: dict[str, Any] = {}
+    problem = ""
+    try:
+        options = infer_from_names({name: array.shape for name, array in state.items()})
+    except ValueError as error:
+        problem = str(error)
+    else:
+        expected = expected_names(options)
+        differences = {"missing": expected - shapes.keys(), "unexpected": shapes.keys() - expected}
+        problem = "; ".join(
+            f"{len(names)} {what}: {', '.join(sorted(names)[:8])}" for what, names in differences.items() if names
+        )
+    digest = sha256(path)
+    built = _as_built(path, options) if suffix == ".keras" and options else {}
+    size = (image_size, image_size) if image_size else built.pop("image_size", None) or (_usual_size(options),) * 2
+    statistics = (".running_mean", ".running_var")
+    kinds = [array.dtype.name for array in state.values()]
+    return FileInfo(
+        path=path,
+        size=path.stat().st_size,
+        sha256=digest,
+        format=FORMATS[form],
+        wrapper=wrapper,
+        layout="keras_resnext" if suffix else detect_layout(state) if options else "unknown",
+        architecture=_architecture(options),
+        options=options,
+        classes=shapes["fc.weight"][0] if "fc.weight" in shapes else None,
+        parameters=sum(int(np.prod(shape)) for name, shape in shapes.items() if not name.endswith(statistics)),
+        dtypes=tuple(sorted(set(kinds), key=kinds.count, reverse=True)),
+        averaged=averaged,
+        published=row.name if (row := find_by_sha256(digest)) else None,
+        problem=problem,
+        image_size=size,
+        costs=count_costs({**options, **built}, size) if options else (),
+    )
+
+
+def _has_average(data: Any) -> bool:
+    try:
+        find_state_dict(data, ema=True)
+    except ValueError:
+        return False
+    return True
+
+
+def _architecture(options: Mapping[str, Any]) -> str:
+    """The table's name, else a description such as "ResNeXt-50 (3, 4, 6, 3), 8 groups of 4, 1 input channels"."""
+    if not options:
+        return "no ResNeXt"
+    parts = ("stem", "stem_channels", "base_channels", "deep_stem", "avg_down", "se_ratio")
+    structure = {part: options[part] for part in parts}
+    row = identify(options["blocks"], options["groups"], options["width_per_group"], **structure)
+    if row is not None and options["in_channels"] == 3:
+        return row.name
+    kind = ("SE-" if options["se_ratio"] else "") + ("ResNeXt" if options["groups"] > 1 else "ResNet")
+    described = (
+        f"{kind}-{options['depth']} {options['blocks']}, {options['groups']} groups of {options['width_per_group']}"
+    )
+    return f"{described}, {options['in_channels']} input channels"
+
+
+def _usual_size(options: Mapping[str, Any]) -> int:
+    return 32 if options.get("stem") == "cifar" else 224
+
+
+def _as_built(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a .keras file says of the network that weights do not show: strides, style and, where fixed, image size."""
+    try:
+        layers = read_config(path)["config"]["layers"]
+        configs = {layer["config"]["name"]: layer["config"] for layer in layers}
+        stages = range(1, len(options["blocks"]) + 1)
+        firsts = [[configs[f"layer{stage}_0_conv{i}"]["strides"][0] for i in (1, 2)] for stage in stages]
+        sizes = [tuple(c["batch_shape"][1:3]) for c in configs.values() if len(c.get("batch_shape") or ()) == 4]
+    except (KeyError, TypeError, IndexError):  # a ResNeXt's weights inside another model
+        return {}
+    built: dict[str, Any] = {"strides": tuple(max(pair) for pair in firsts)}
+    if any(first > 1 for first, _ in firsts):
+        built["style"] = "caffe"
+    if sizes and None not in sizes[0]:
+        built["image_size"] = sizes[0]
+    return built

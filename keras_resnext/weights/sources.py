@@ -1,0 +1,88 @@
+"""Weights by name or file, for `ResNeXt(weights=…)`: the published checkpoints are downloaded, verified and cached."""
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from ..network.input_preprocessing import set_preprocessing
+from .assign import load_pytorch_weights
+from .download import download
+from .keras_files import KERAS_SUFFIXES, read_keras_weights, read_preprocessing
+from .published import PublishedWeights, find_by_file_name, find_published
+
+PYTORCH_SUFFIXES = (".pth", ".pt", ".safetensors", ".tar", ".ckpt", ".bin")
+
+
+def load_weights(
+    model: keras.Model, weights: str | os.PathLike[str], architecture: str | None, changed: Mapping[str, Any]
+) -> None:
+    """Loads `weights`, published or a file, into `model`, and with published ones their preprocessing.
+
+    Args:
+        model: built by `ResNeXt`.
+        weights: as for `ResNeXt`.
+        architecture: the row of the table that the model is; None for none.
+        changed: options of `model` with which published weights would compute something else.
+
+    Raises:
+        FileNotFoundError: no such file.
+        OSError: published weights cannot be downloaded.
+        ValueError: an unknown name, or weights that do not fit.
+    """
+    if not isinstance(weights, (str, os.PathLike)):
+        raise ValueError(f"weights={weights!r} must be None, the name of published weights or the path of a file")
+    path = Path(weights)
+    row = find_by_file_name(path.name)
+    if not path.name.lower().endswith(KERAS_SUFFIXES + PYTORCH_SUFFIXES):
+        suffixes = ", ".join(KERAS_SUFFIXES + PYTORCH_SUFFIXES)
+        if not isinstance(weights, str) or architecture is None:
+            raise ValueError(
+                f"weights={str(weights)!r} must be None or a file ending in one of {suffixes}; published weights have "
+                f"names, but there are none of model={model.name!r}"
+            )
+        if changed:
+            options = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+            raise ValueError(f"weights={weights!r}: published weights were trained without {options}")
+        try:
+            row = find_published(weights, architecture)
+        except ValueError as error:
+            raise ValueError(f"weights={error}, or a file ending in one of {suffixes}") from None
+        path = fetch(row)
+    if not path.is_file():
+        raise FileNotFoundError(f"weights={str(weights)!r}: there is no such file")
+    load_pytorch_weights(model, read_keras_weights(path) if path.name.endswith(KERAS_SUFFIXES) else path, adapting=True)
+    if path.suffix == ".keras" and (preprocessing := read_preprocessing(path)) and takes_rgb(model):
+        set_preprocessing(model, preprocessing)
+    if row is not None:
+        mark_as_published(model, row)
+
+
+def mark_as_published(model: keras.Model, row: PublishedWeights) -> None:
+    """Has the model remember the preprocessing of its weights, and says what their licence forbids."""
+    if not row.commercial:
+        warnings.warn(f"the weights {row.name} may not be used commercially: {row.licence}", stacklevel=2)
+    if takes_rgb(model):
+        set_preprocessing(model, row.preprocessing)
+
+
+def takes_rgb(model: keras.Model) -> bool:
+    return bool(model.inputs[0].shape[-1] == 3)
+
+
+def fetch(row: PublishedWeights) -> Path:
+    """The original file of a row, downloaded into `cache_folder()` on first use.
+
+    Raises:
+        DownloadError: the file is not there and cannot be fetched.
+    """
+    return download(row.url, cache_folder() / row.file, row.sha256_prefix)
+
+
+def cache_folder() -> Path:
+    """Where published checkpoints are kept: `models/keras_resnext` in Keras's own folder, $KERAS_HOME or ~/.keras."""
+    home = os.environ.get("KERAS_HOME")
+    return (Path(home) if home else Path.home() / ".keras") / "models" / "keras_resnext"

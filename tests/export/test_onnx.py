@@ -1,0 +1,466 @@
+"""An ONNX file holds one Conv a convolution and little else, and two runtimes compute with it what Keras does."""
+
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_resnext import ResNeXt, preprocess_input
+from keras_resnext.export import export_onnx
+from keras_resnext.export import onnx as module
+from tests.support import randomise, relative_error
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("tf2onnx")
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("export needs the TensorFlow backend", allow_module_level=True)
+
+SIZE, CLASSES, GROUPS = 64, 10, 8
+OPTIONS: dict[str, Any] = {
+    "blocks": (1, 1, 1, 1), "groups": GROUPS, "width_per_group": 4, "input_shape": (SIZE, SIZE, 3), "classes": CLASSES,
+}  # fmt: skip
+
+# options, and how many Conv there are
+VARIANTS: dict[str, tuple[dict[str, Any], int]] = {
+    "plain": ({}, 17),
+    "se": ({"se_ratio": 4}, 25),
+    "d": ({"deep_stem": True, "avg_down": True}, 19),
+    "cifar": ({"stem": "cifar", "blocks": (1, 1, 1), "input_shape": (32, 32, 3)}, 13),
+    "map": ({"include_top": False}, 17),
+    "features": ({"include_top": False, "pooling": "avg"}, 17),
+    "dilated": ({"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)}, 17),
+    "caffe": ({"style": "caffe"}, 17),
+    "groupnorm": ({"norm_cfg": {"type": "GN", "num_groups": 4}}, 17),
+    "layernorm": ({"norm_cfg": {"type": "LN"}}, 17),
+    "weight standardisation": ({"conv_cfg": {"type": "ConvWS"}}, 17),
+    "logits": ({"classifier_activation": None}, 17),
+}
+
+
+def small(**options: Any) -> keras.Model:
+    return spread(randomise(ResNeXt(**{**OPTIONS, **options})))
+
+
+def spread(model: keras.Model) -> keras.Model:
+    """No class near certainty, so that every score counts."""
+    for layer in model.layers:
+        if isinstance(layer, layers.Dense):
+            size = model.inputs[0].shape[1] or SIZE
+            inputs = keras.Function(model.inputs[0], layer.input)(preprocess_input(make_images(4, size)))
+            layer.kernel.assign(layer.kernel / np.asarray(inputs).std())
+    return model
+
+
+def make_images(count: int, height: int = SIZE, width: int | None = None) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, height, width or height, 3)).astype("float32")
+
+
+def from_keras(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """What the file must give, computed layer by layer as the model stands."""
+    inputs = preprocess_input(images)
+    outputs = np.asarray(model(inputs, training=False), "float64")
+    if outputs.ndim == 4 or not isinstance(model.layers[-1], layers.Dense):
+        return {"features": outputs.mean((1, 2)) if outputs.ndim == 4 else outputs}
+    if model.layers[-1].activation is keras.activations.linear:
+        outputs = np.exp(outputs - outputs.max(1, keepdims=True))
+        outputs /= outputs.sum(1, keepdims=True)
+    features = keras.Function(model.inputs[0], model.layers[-1].input)(inputs)
+    return {"features": np.asarray(features), "probabilities": outputs}
+
+
+def in_onnxruntime(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+
+def in_openvino(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    openvino = pytest.importorskip("openvino")
+    # Some processors would be used in bfloat16 otherwise.
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return {output.any_name: values for output, values in compiled({"images": images}).items()}
+
+
+RUNTIMES = [in_onnxruntime, in_openvino]
+
+
+def check_runtimes(path: Path, model: keras.Model, size: tuple[int, int]) -> None:
+    for count in (1, 7):
+        images = make_images(count, *size)
+        expected = from_keras(model, images)
+        for run in RUNTIMES:
+            actual = run(path, images)
+            assert set(actual) == set(expected), run.__name__
+            errors = {name: relative_error(actual[name], expected[name]) for name in expected}
+            assert max(errors.values()) < 1e-5, (run.__name__, count, errors)
+
+
+def kinds(path: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def attribute(node: Any, name: str) -> Any:
+    return next(onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name)
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    return small()
+
+
+@pytest.fixture(scope="module")
+def exported(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_onnx(model, tmp_path_factory.mktemp("onnx") / "plain.onnx").path
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants(name: str, tmp_path: Path) -> None:
+    options, convolutions = VARIANTS[name]
+    model = small(**options)
+    report = export_onnx(model, tmp_path / "a.onnx")
+    check_runtimes(report.path, model, model.inputs[0].shape[1:3])
+    found = kinds(report.path)
+    assert found["Conv"] == convolutions
+    assert found["Transpose"] == 1, found
+    for left_over in ("Pad", "BatchNormalization", "Shape"):
+        assert found[left_over] == 0, found
+    assert found["Reshape"] == (2 * 17 if name == "groupnorm" else 0), found
+    assert [f.name for f in tmp_path.iterdir()] == ["a.onnx"]
+
+
+@pytest.mark.parametrize("size", [64, 96, (64, 96)])
+def test_free_sizes_are_fixed(size: Any, tmp_path: Path) -> None:
+    model = small(input_shape=(None, None, 3))
+    report = export_onnx(model, tmp_path / "a.onnx", image_size=size)
+    height, width = (size, size) if isinstance(size, int) else size
+    check_runtimes(report.path, model, (height, width))
+    dimensions = onnx.load(report.path).graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_value for d in dimensions] == [0, height, width, 3]
+
+
+def test_what_goes_in_and_out(exported: Path) -> None:
+    proto = onnx.load(exported)
+
+    def described(values: Any) -> dict[str, tuple[int, list[Any]]]:
+        kinds = {value.name: value.type.tensor_type for value in values}
+        return {
+            name: (kind.elem_type, [d.dim_param or d.dim_value for d in kind.shape.dim]) for name, kind in kinds.items()
+        }
+
+    float32 = onnx.TensorProto.FLOAT
+    assert described(proto.graph.input) == {"images": (float32, ["batch", SIZE, SIZE, 3])}
+    assert described(proto.graph.output) == {
+        "features": (float32, ["batch", 2048]),
+        "probabilities": (float32, ["batch", CLASSES]),
+    }
+    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 17)]
+
+
+def test_convolutions_are_as_in_the_network(model: keras.Model, exported: Path) -> None:
+    proto = onnx.load(exported)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+    found = Counter(
+        (attribute(node, "group"), shapes[node.input[1]]) for node in proto.graph.node if node.op_type == "Conv"
+    )
+    wanted = Counter(
+        (layer.groups, tuple(layer.kernel.shape[axis] for axis in (3, 2, 0, 1)))
+        for layer in model.layers
+        if isinstance(layer, layers.Conv2D)
+    )
+    assert found == wanted
+    assert sum(count for (group, _), count in found.items() if group == GROUPS) == 4
+
+
+def test_the_transpose_comes_first(exported: Path) -> None:
+    assert [node.op_type for node in onnx.load(exported).graph.node][:5] == ["Transpose", "Sub", "Mul", "Conv", "Relu"]
+
+
+def test_the_report(model: keras.Model, tmp_path: Path) -> None:
+    report = export_onnx(model, tmp_path / "a.onnx")
+    assert report.path == tmp_path / "a.onnx"
+    assert report.size == report.path.stat().st_size
+    assert report.runtime == "ONNX Runtime"
+    assert 0 < report.largest_difference < 1e-5
+    assert report.top1_agreement == 1
+    assert 0 < report.latency < 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [13, 14, 15, 16, 17, 18])
+def test_opsets(model: keras.Model, tmp_path: Path, opset: int) -> None:
+    path = export_onnx(model, tmp_path / "a.onnx", opset=opset).path
+    assert [(o.domain, o.version) for o in onnx.load(path).opset_import] == [("", opset)]
+    found = kinds(path)
+    assert (found["Transpose"], found["Pad"], found["Conv"]) == (1, 0, 17)
+    check_runtimes(path, model, (SIZE, SIZE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm_cfg", [{"type": "GN", "num_groups": 4}, {"type": "LN"}])
+def test_other_norms_in_the_highest_opset(tmp_path: Path, norm_cfg: dict[str, Any]) -> None:
+    model = small(norm_cfg=norm_cfg, se_ratio=4)
+    path = export_onnx(model, tmp_path / "a.onnx", opset=18).path
+    check_runtimes(path, model, (SIZE, SIZE))
+    assert kinds(path)["Transpose"] == 1
+
+
+def regnet_like() -> keras.Model:
+    """Plain Keras: grouped convolutions, squeeze-and-excitation, swish, its own rescaling."""
+    image = keras.Input((SIZE, SIZE, 3))
+
+    def conv(x: Any, filters: int, size: int, strides: int = 1, groups: int = 1, activation: str = "swish") -> Any:
+        x = layers.Conv2D(filters, size, strides, padding="same", groups=groups, use_bias=False)(x)
+        return layers.Activation(activation)(layers.BatchNormalization()(x))
+
+    x = conv(layers.Rescaling(0.5, offset=0.1)(image), 16, 3, 2)
+    for filters in (32, 48):
+        y = conv(conv(x, filters, 1), filters, 3, 2, groups=4)
+        gate = layers.Reshape((1, 1, filters))(layers.GlobalAveragePooling2D()(y))
+        gate = layers.Conv2D(filters, 1, activation="sigmoid")(layers.Conv2D(8, 1, activation="relu")(gate))
+        y = conv(layers.Multiply()([y, gate]), filters, 1, activation="linear")
+        x = layers.Activation("swish")(layers.Add()([y, conv(x, filters, 1, 2, activation="linear")]))
+    x = layers.GlobalAveragePooling2D()(x)
+    return spread(randomise(keras.Model(image, layers.Dense(CLASSES)(x))))
+
+
+def sequential() -> keras.Model:
+    stack = [
+        keras.Input((SIZE, SIZE, 3)),
+        layers.ZeroPadding2D(((1, 2), (3, 0))),
+        layers.Conv2D(16, 3, use_bias=False),
+        layers.BatchNormalization(),
+        layers.ZeroPadding2D(1),  # in front of a max-pool, and not behind a ReLU: zeros count
+        layers.MaxPooling2D(3, 2),
+        layers.Conv2D(16, 3, 2, padding="same", groups=4, activation="relu"),
+        layers.Dropout(0.5),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(CLASSES, activation="softmax"),
+    ]
+    return spread(randomise(keras.Sequential(stack)))
+
+
+def plain_grouped() -> keras.Model:
+    image = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(8, 3, groups=4)(layers.Conv2D(8, 3)(image))
+    return spread(randomise(keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))))
+
+
+@pytest.mark.parametrize(
+    ("make", "convolutions", "grouped", "pads"),
+    [(regnet_like, 13, 2, 0), (sequential, 2, 1, 1), (plain_grouped, 2, 1, 0)],
+)
+def test_foreign_models(
+    make: Callable[[], keras.Model], convolutions: int, grouped: int, pads: int, tmp_path: Path
+) -> None:
+    model = make()
+    path = export_onnx(model, tmp_path / "a.onnx").path
+    check_runtimes(path, model, (SIZE, SIZE))
+    nodes = onnx.load(path).graph.node
+    assert sum(node.op_type == "Conv" for node in nodes) == convolutions
+    assert sum(node.op_type == "Conv" and attribute(node, "group") == 4 for node in nodes) == grouped
+    found = kinds(path)
+    assert (found["Transpose"], found["Pad"], found["BatchNormalization"], found["Reshape"]) == (1, pads, 0, 0)
+
+
+def test_plain_keras_writes_a_file_that_no_runtime_takes(tmp_path: Path) -> None:
+    """That these tests can fail, and why this module is here."""
+    model = plain_grouped()
+    model(make_images(1))  # Keras exports no model that was never called
+    model.export(tmp_path / "plain.onnx", format="onnx", verbose=False)
+    with pytest.raises(onnx.checker.ValidationError, match="StatefulPartitionedCall"):
+        onnx.checker.check_model(str(tmp_path / "plain.onnx"), full_check=True)
+    with pytest.raises(Exception, match="StatefulPartitionedCall"):
+        ort.InferenceSession(str(tmp_path / "plain.onnx"), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"opset": 12}, "opset=12 must be one of 13 to 18"),
+        ({"opset": 19}, "opset=19 must be one of 13 to 18"),
+        ({"opset": 17.0}, r"opset=17\.0 must be one of 13 to 18"),
+        ({"opset": "17"}, "opset='17' must be one of 13 to 18"),
+        ({"tolerance": 0}, "tolerance=0 must be a number above 0"),
+        ({"tolerance": float("nan")}, "tolerance=nan must be a number above 0"),
+        ({"path": "model.pb"}, r"path='model.pb' must end in \.onnx"),
+        ({"image_size": 32}, r"image_size=32 must be \(64, 64\)"),
+        ({"model": "resnext50"}, "must be a keras.Model; got str"),
+        ({"model": keras.Sequential([layers.Dense(3)])}, "has no known inputs"),
+    ],
+)
+def test_wrong_arguments(model: keras.Model, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        export_onnx(**{"model": model, "path": tmp_path / "a.onnx", **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_places(model: keras.Model, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        export_onnx(model, tmp_path / "none" / "a.onnx")
+    (tmp_path / "a.onnx").mkdir()
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        export_onnx(model, tmp_path / "a.onnx")
+    assert [f.name for f in tmp_path.iterdir()] == ["a.onnx"]
+
+
+@keras.saving.register_keras_serializable("tests")
+class Foreign(layers.Layer):
+    """Something that ONNX has no operation for."""
+
+    def call(self, inputs: Any) -> Any:
+        import tensorflow as tf
+
+        return inputs + tf.raw_ops.Betainc(a=tf.ones_like(inputs), b=tf.ones_like(inputs), x=tf.sigmoid(inputs))
+
+
+def with_unknown_operation() -> keras.Model:
+    image = keras.Input((SIZE, SIZE, 3))
+    x = layers.GlobalAveragePooling2D()(Foreign()(layers.Conv2D(4, 3, strides=8)(image)))
+    return keras.Model(image, layers.Dense(3)(x))
+
+
+def broken(change: Callable[[Any], None]) -> Callable[..., Any]:
+    real = module.simplify
+
+    def simplify(*args: Any) -> Any:
+        proto = real(*args)
+        change(proto.graph)
+        return proto
+
+    return simplify
+
+
+def shift(graph: Any) -> None:
+    """A bias that is a little off."""
+    (bias,) = [t for t in graph.initializer if list(t.dims) == [CLASSES]]
+    bias.CopyFrom(
+        onnx.numpy_helper.from_array(
+            onnx.numpy_helper.to_array(bias) + np.linspace(0, 0.01, CLASSES, dtype="float32"), bias.name
+        )
+    )
+
+
+def double_features(graph: Any) -> None:
+    """The second output alone is wrong."""
+    for node in graph.node:
+        for side in (node.input, node.output):
+            for i, name in enumerate(side):
+                side[i] = "pooled" if name == "features" else name
+    graph.node.append(onnx.helper.make_node("Add", ["pooled", "pooled"], ["features"], name="double"))
+
+
+def unsorted(graph: Any) -> None:
+    first = type(graph.node[0])()
+    first.CopyFrom(graph.node[0])
+    del graph.node[0]
+    graph.node.append(first)
+
+
+FAILURES: list[Any] = [
+    pytest.param({"simplify": broken(shift)}, ValueError, "does not compute what the model does", id="bias"),
+    pytest.param({"simplify": broken(double_features)}, ValueError, "does not compute what the model", id="features"),
+    pytest.param({"simplify": broken(unsorted)}, ValueError, "made an invalid file", id="order"),
+    pytest.param({"MAX_BYTES": 1000}, ValueError, "the model's weights take .* GiB; an ONNX file", id="size"),
+    pytest.param(
+        {"simplify": broken(lambda graph: graph.node[3].input.append("nothing"))},
+        ValueError,
+        "invalid file",
+        id="input",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "kind", "message"), FAILURES)
+def test_a_failure_leaves_the_old_file(
+    model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: Any, kind: Any, message: str
+) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"old")
+    for name, value in changes.items():
+        monkeypatch.setattr(module, name, value)
+    with pytest.raises(kind, match=message):
+        export_onnx(model, tmp_path / "a.onnx")
+    assert [(f.name, f.read_bytes()) for f in tmp_path.iterdir()] == [("a.onnx", b"old")]
+
+
+def test_a_full_disk_leaves_the_old_file(model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError("No space left on device")
+
+    (tmp_path / "a.onnx").write_bytes(b"old")
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        export_onnx(model, tmp_path / "a.onnx")
+    assert [(f.name, f.read_bytes()) for f in tmp_path.iterdir()] == [("a.onnx", b"old")]
+
+
+def test_operations_that_onnx_lacks(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no operation in ONNX opset 17: Betainc"):
+        export_onnx(with_unknown_operation(), tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_runtime_that_refuses(model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise Exception("[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED")
+
+    monkeypatch.setattr(ort, "InferenceSession", refuse)
+    with pytest.raises(ValueError, match=r"ONNX Runtime does not run the file: .*NOT_IMPLEMENTED"):
+        export_onnx(model, tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_size_limit() -> None:
+    module.check_size(1_900_000_000)
+    with pytest.raises(ValueError, match=r"take 2\.79 GiB; an ONNX file holds at most 1\.98 GiB"):
+        module.check_size(3_000_000_000)
+
+
+@pytest.mark.parametrize("missing", ["tf2onnx", "onnx", "onnxruntime"])
+def test_missing_packages(model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=rf"{missing}.*pip install 'keras_resnext\[onnx\]'"):
+        export_onnx(model, tmp_path / "a.onnx")
+
+
+def test_another_backend_is_refused(model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(RuntimeError, match="KERAS_BACKEND=tensorflow"):
+        export_onnx(model, tmp_path / "a.onnx")
+
+
+def test_the_model_stays_as_it_is(tmp_path: Path) -> None:
+    model = small(norm_cfg={"type": "GN", "num_groups": 4})
+    before, weights = model.get_config(), model.get_weights()
+    export_onnx(model, tmp_path / "a.onnx")
+    assert model.get_config() == before
+    for now, then in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_says_nothing(model: keras.Model, tmp_path: Path, capsys: Any, recwarn: Any) -> None:
+    loggers = [logging.getLogger(name) for name in (None, "tf2onnx", "tensorflow")]
+    levels, records = [logger.level for logger in loggers], []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        export_onnx(model, tmp_path / "a.onnx")
+        assert [logger.level for logger in loggers] == [logging.INFO] * 3
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+    assert [record.getMessage() for record in records] == []
+    # The one that the project's pytest settings ignore is Keras's own.
+    assert [str(w.message) for w in recwarn if not str(w.message).startswith("__array__ implementation")] == []
+    assert capsys.readouterr() == ("", "")
