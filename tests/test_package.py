@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import keras_resnext
 
 PACKAGE = Path(keras_resnext.__file__).parent
@@ -38,11 +40,28 @@ def test_unknown_names_are_attribute_errors():
     assert not hasattr(keras_resnext, "ResNeXt51")
 
 
-def test_importing_registers_what_saved_models_need():
-    names = "import keras_resnext, keras; print(*keras.saving.get_custom_objects())"
-    assert {"keras_resnext>GroupedConv2D", "keras_resnext>BatchNorm", "keras_resnext>RematResNeXt"} <= set(
-        python(names).split()
+def test_completion_shows_the_public_names_alone():
+    assert set(dir(keras_resnext)) == PUBLIC
+    code = "import keras_resnext; print(*dir(keras_resnext))"
+    assert set(python(code).split()) == PUBLIC
+
+
+@pytest.mark.parametrize("imports", ["keras_resnext, keras", "keras, keras_resnext", "keras_resnext.serving, keras"])
+def test_importing_registers_what_saved_models_need(imports):
+    names = set(python(f"import {imports}; print(*keras.saving.get_custom_objects())").split())
+    assert {"keras_resnext>GroupedConv2D", "keras_resnext>BatchNorm", "keras_resnext>RematResNeXt"} <= names
+
+
+@pytest.mark.parametrize("module", ["keras_resnext", "keras_resnext.serving", "keras_resnext.cli"])
+def test_importing_loads_no_framework(module):
+    assert (
+        python(f"import sys, {module}; print({{'keras', 'tensorflow', 'torch', 'jax'}} & set(sys.modules))") == "set()"
     )
+
+
+def test_the_import_hook_leaves_once_keras_is_imported():
+    shown = "print([finder for finder in sys.meta_path if 'keras_resnext' in type(finder).__module__] == [])"
+    assert python(f"import sys, keras_resnext; {shown}; import keras; {shown}").split() == ["False", "True"]
 
 
 def test_imports_on_jax_where_tensorflow_is_absent():
@@ -73,7 +92,7 @@ assert keras.config.dtype_policy().name == "float32"
 extra = {name.split(".")[0] for name in set(sys.modules) - modules}
 print(*sorted(extra - set(sys.stdlib_module_names)))
 """
-    assert set(python(code).split()) <= {"keras_resnext"}
+    assert set(python(code).split()) <= {"keras_resnext", "lazy_loader", "PIL"}
 
 
 # From top to bottom: a file or folder of the package imports only what stands in a later row, or its own folder.
