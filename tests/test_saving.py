@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from keras_resnext import ResNeXt, from_pytorch, save_pytorch_weights
 from keras_resnext.pytorch import read_checkpoint
-from keras_resnext.weights.assign import state_dict
+from keras_resnext.weights.assign import state_dict, structure_of
 from keras_resnext.weights.keras_files import read_keras_weights, save_keras
 from keras_resnext.weights.layouts import LAYOUTS, detect_layout, layout_names
 from keras_resnext.weights.names import canonical_names
@@ -132,16 +132,16 @@ def test_names_lead_back_to_the_same_entries(options, layout):
         dilations=(1,) * stages,
         **options,
     )
-    names = list(state_dict(model))
+    names, structure = list(state_dict(model)), structure_of(model)
     if layout == "torchvision" and options.keys() & {"deep_stem", "se_ratio"}:
         with pytest.raises(ValueError, match="layout='torchvision' has no"):
-            layout_names(names, layout)
+            layout_names(names, layout, structure)
         return
     if layout == "torchvision" and "avg_down" in options and stages > 1:
         with pytest.raises(ValueError, match="has no average pooling in shortcuts; choose mmcls or timm"):
-            layout_names(names, layout)
+            layout_names(names, layout, structure)
         return
-    renamed = layout_names(names, layout)
+    renamed = layout_names(names, layout, structure)
     canonical = canonical_names(names)
     assert len(set(renamed.values())) == len(names)
     assert canonical_names(renamed.values()) == {renamed[name]: canonical[name] for name in names}

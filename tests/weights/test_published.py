@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from keras_resnext import Preprocessing, create, from_pytorch, list_pretrained
-from keras_resnext.network.architectures import ARCHITECTURES, identify
+from keras_resnext.network.architectures import ARCHITECTURES
 from keras_resnext.weights.published import PUBLISHED, find_by_file_name, find_by_sha256, find_published
 from tests import references
 from tests.support import relative_error, without_weights
@@ -108,14 +108,6 @@ def test_rows_by_file():
     assert find_by_sha256("0" * 64) is None
 
 
-def test_every_architecture_is_identified():
-    for row in ARCHITECTURES.values():
-        options = {name: value for name, value in row.options.items() if name != "blocks"}
-        assert identify(row.blocks, row.groups, row.width_per_group, **options) is row
-    assert identify((3, 4, 6, 3), 32, 4, avg_down=True) is None
-    assert identify((3, 4, 6, 4), 32, 4) is None
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -145,7 +137,7 @@ def reference_module(row):
     """The source's own network with random weights; the widest, of up to 3.3 GB, with one block a stage."""
     architecture = ARCHITECTURES[row.architecture]
     groups, width = architecture.groups, architecture.width_per_group
-    blocks = list(architecture.blocks) if width <= 8 else [1] * 4
+    blocks = list(architecture.structure.blocks) if width <= 8 else [1] * 4
     if row.source == "timm":
         from timm.models.resnet import Bottleneck, ResNet
 
