@@ -84,9 +84,9 @@ class Structure:
     stem: str = "imagenet"
     stem_channels: int = 64
     base_channels: int = 64
+    style: str = "pytorch"
     strides: tuple[int, ...] = STRIDES
     dilations: tuple[int, ...] = DILATIONS
-    style: str = "pytorch"
     deep_stem: bool = False
     avg_down: bool = False
     conv: str = "Conv2d"
