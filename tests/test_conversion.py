@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from keras_resnext import ResNeXt, from_pytorch
+from keras_resnext import ResNeXt, create, from_pytorch
 from keras_resnext.conversion import TARGET_SUFFIXES, convert
 from keras_resnext.loading import load_model
 from keras_resnext.preprocessing import Preprocessing
@@ -174,10 +174,10 @@ def test_info_of_every_kind(checkpoint, tmp_path):
 
 
 def test_info_names_the_architecture_and_loads_no_framework(tmp_path):
-    save_keras(ResNeXt(*(50, 32, 4), se_ratio=16, classes=6), tmp_path / "se.weights.h5")
+    save_keras(create("resnext26_32x4d", classes=6), tmp_path / "m.weights.h5")
     code = f"""
 import sys
-sys.argv = ["keras-resnext", "info", {str(tmp_path / "se.weights.h5")!r}]
+sys.argv = ["keras-resnext", "info", {str(tmp_path / "m.weights.h5")!r}]
 from keras_resnext.cli import main
 try:
     main()
@@ -187,7 +187,7 @@ finally:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     rows = dict(line.split(maxsplit=1) for line in shown.stdout.splitlines() if line)
-    assert rows["architecture"] == "seresnext50_32x4d"
+    assert rows["architecture"] == "resnext26_32x4d"
     assert rows["classes"] == "6"
 
 

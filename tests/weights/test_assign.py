@@ -76,7 +76,7 @@ def test_table_agrees_with_torchvision_on_resnext26():
     reference = torchvision.models.ResNet(block, [2, 2, 2, 2], groups=32, width_per_group=4)
     model = from_pytorch(dict(references.randomise(reference).state_dict()), classifier_activation=None)
     x = images(1, 64, 64, 3)
-    assert relative_error(model.predict(x, verbose=0), references.logits(reference, x)) < 1e-5
+    assert relative_error(model(x, training=False), references.logits(reference, x)) < 1e-5
     assert sum(p.numel() for p in reference.parameters()) == 15_389_480
 
 
@@ -109,7 +109,7 @@ def test_parts_that_options_leave_out(tiny):
     assert three.output_shape[-1] == 1024
     full = from_pytorch(tiny, out_indices=(2,))
     x = images(1, 64, 64, 3)
-    assert np.array_equal(three.predict(x, verbose=0), full.predict(x, verbose=0))
+    assert np.array_equal(three(x, training=False), full(x, training=False))
 
 
 def test_every_mismatch_in_one_error_and_nothing_assigned(tiny):
@@ -196,9 +196,9 @@ def test_files_that_are_no_checkpoints(tmp_path):
 
 def test_weights_option_takes_pytorch_files(tiny, tmp_path):
     torch.save({k: torch.tensor(v) for k, v in tiny.items()}, tmp_path / "m.pth")
-    x = images(1, 224, 224, 3)
-    one, other = ResNeXt(**TINY, weights=tmp_path / "m.pth"), from_pytorch(tiny)
-    assert np.array_equal(one.predict(x, verbose=0), other.predict(x, verbose=0))
+    x = images(1, 64, 64, 3)
+    one, other = ResNeXt(**TINY, input_shape=(64, 64, 3), weights=tmp_path / "m.pth"), from_pytorch(tiny)
+    assert np.array_equal(one(x, training=False), other(x, training=False))
 
 
 def test_a_foreign_model_is_refused(tiny):
