@@ -92,7 +92,7 @@ def _lost(model: keras.Model) -> list[str]:
     """What of the model no file of weights alone can hold."""
     lost = [f"{name}={value!r}" for name, value in unshown_options(model).items()]
     preprocessing = get_preprocessing(model)
-    usual = preprocessing in (Preprocessing(), Preprocessing(32))
+    usual = preprocessing == Preprocessing(preprocessing.size)  # `input_shape` says the size
     return lost if usual else [*lost, repr(preprocessing)]
 
 

@@ -10,8 +10,10 @@ import keras
 
 from .model import ResNeXt, create
 from .network.architectures import ARCHITECTURES
+from .network.checks import describe_unknown
+from .network.layer_cfg import read_norm_cfg
 from .weights.assign import Source, assign, read_entries
-from .weights.infer import infer_options
+from .weights.infer import infer_structure
 from .weights.keras_files import KERAS_SUFFIXES, read_keras_weights
 from .weights.names import shortcut_indices
 from .weights.published import find_by_file_name, find_published, list_pretrained
@@ -35,9 +37,8 @@ def load_model(name: str | os.PathLike[str], *, ema: bool = False, bgr: bool = F
     text, path = os.fspath(name), Path(name)
     if (ema or bgr) and not path.name.lower().endswith(PYTORCH_SUFFIXES):
         raise ValueError(f"{'ema' if ema else 'bgr'}=True is for PyTorch checkpoints; MODEL={text!r} is none")
-    known_options = inspect.signature(ResNeXt).parameters
-    if unknown := options.keys() - known_options.keys():
-        raise ValueError(f"{', '.join(sorted(unknown))}: no option of ResNeXt; choose from {', '.join(known_options)}")
+    if problem := describe_unknown(options, tuple(inspect.signature(ResNeXt).parameters), "ResNeXt"):
+        raise ValueError(problem)
     if text in ARCHITECTURES:
         print(f"keras-resnext: {text} has random weights; `keras-resnext list` names trained ones", file=sys.stderr)
         return create(text, **options)
@@ -109,14 +110,13 @@ def from_pytorch(source: Source, *, ema: bool = False, bgr: bool = False, **opti
     entries = read_entries(source, ema=ema, bgr=bgr)
     shapes = {name: tuple(array.shape) for name, (_, array) in entries.items()}
     avg_down = 1 in shortcut_indices(original for original, _ in entries.values()).values()
-    if "norm_cfg" in options:  # then the norm's kind need not be read off the weights
-        shapes.setdefault("layer1.0.norm1.running_mean", ())
-    inferred = infer_options(shapes, avg_down)
-    in_channels = inferred.pop("in_channels")
+    norm = read_norm_cfg(options["norm_cfg"]) if "norm_cfg" in options else None
+    structure = infer_structure(shapes, avg_down, norm)
+    inferred = structure.options()
     for per_stage in ("blocks", "strides", "dilations"):  # the caller may want the first stages alone
         inferred[per_stage] = inferred[per_stage][: options.get("num_stages")]
     if options.get("input_tensor") is None:
-        inferred["input_shape"] = (None, None, in_channels)
+        inferred["input_shape"] = (None, None, structure.in_channels)
     whole = len(inferred["blocks"]) == inferred["num_stages"]
     inferred["include_top"] = (inferred["include_top"] and whole) or options.get("classes") is not None
     if options.get("out_indices") is not None or options.get("pooling") is not None:

@@ -4,13 +4,15 @@ import importlib
 import os
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from .loading import from_pytorch
+from .network.layer_cfg import BATCH_NORM
+from .network.structure import Structure
 from .pytorch.checkpoint import read_checkpoint
 from .weights.adapt import FIRST_CONVOLUTIONS
 from .weights.assign import state_dict, unshown_options
@@ -21,10 +23,6 @@ from .weights.names import canonical_names, find_state_dict
 BATCH, SIDE = 2, 224
 TOLERANCE = 1e-4  # relative; float32 gives about 1e-6, other weights about 1
 INSTALL = "pip install 'keras_resnext[pytorch]'"
-
-# What both libraries' ResNeXt have in common, and what torchvision's has beside: options of `ResNeXt`.
-COMMON = {"stem": "imagenet", "stem_channels": 64, "base_channels": 64, "num_stages": 4, "norm_cfg": {"type": "BN"}}
-PLAIN = {"deep_stem": False, "avg_down": False, "se_ratio": None, "in_channels": 3}
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,10 @@ def verify(
         given = ", ".join(f"{name}={value!r}" for name, value in unshown.items())
         raise ValueError(f"verify=True: neither torchvision nor timm has a network with {given}")
     weights = _load(checkpoint, ema)
-    options = infer_from_names({name: tuple(array.shape) for name, array in weights.items()})
-    library, module = _build_reference(options)
+    structure = infer_from_names({name: tuple(array.shape) for name, array in weights.items()})
+    library, module = _build_reference(structure)
     own = state_dict(model)
-    names, state = layout_names(own, library), {}
+    names, state = layout_names(own, library, structure), {}
     originals = {name: original for original, name in canonical_names(weights).items()}
     for name, canonical in canonical_names(own).items():
         state[names[name]] = weights[originals[canonical]]
@@ -80,7 +78,7 @@ def verify(
             raise ValueError(f"the weights do not agree: {originals[canonical]} is not the same in both")
     counters = {name: value for name, value in module.state_dict().items() if name.endswith("num_batches_tracked")}
     module.load_state_dict({**counters, **state}, strict=True)
-    images = np.random.default_rng(0).standard_normal((BATCH, SIDE, SIDE, options["in_channels"])).astype("float32")
+    images = np.random.default_rng(0).standard_normal((BATCH, SIDE, SIDE, structure.in_channels)).astype("float32")
     with torch.no_grad():
         x = torch.from_numpy(np.ascontiguousarray(images[..., ::-1] if bgr else images))
         expected = module.float().eval()(x.permute(0, 3, 1, 2)).numpy()
@@ -92,7 +90,7 @@ def verify(
             f"the weights do not agree: on the same images {library} and Keras differ by {difference:.2e}, "
             f"relatively {relative:.1e}, and at most {TOLERANCE:.0e} is right"
         )
-    return Agreement(library, "logits" if options["include_top"] else "pooled features", difference, relative)
+    return Agreement(library, "logits" if structure.include_top else "pooled features", difference, relative)
 
 
 def _load(checkpoint: str | os.PathLike[str], ema: bool) -> dict[str, Any]:
@@ -113,22 +111,24 @@ def _load(checkpoint: str | os.PathLike[str], ema: bool) -> dict[str, Any]:
     return find_state_dict(data, ema)[1]
 
 
-def _build_reference(options: Mapping[str, Any]) -> tuple[str, Any]:
+def _build_reference(structure: Structure) -> tuple[str, Any]:
     """(library, module) of the first library that is installed and has such a network."""
-    if any(options[name] != value for name, value in COMMON.items()) or options["se_ratio"] not in (None, 16):
+    blocks = structure.blocks
+    usual = replace(structure, stem="imagenet", stem_channels=64, base_channels=64, norm=BATCH_NORM)
+    if structure != usual or len(blocks) != 4 or structure.se_ratio not in (None, 16):
         raise ValueError("verify=True: neither torchvision nor timm has such a network (stem, widths, stages or norms)")
-    classes = options.get("classes", 0)
-    plain = all(options[name] == value for name, value in PLAIN.items())
+    classes = structure.classes if structure.include_top else 0
+    plain = structure == replace(structure, deep_stem=False, avg_down=False, se_ratio=None, in_channels=3)
     if plain and _import("torchvision"):
         from torch import nn
         from torchvision.models.resnet import Bottleneck, ResNet
 
         module = ResNet(
             Bottleneck,
-            list(options["blocks"]),
+            list(blocks),
             num_classes=classes or 1,
-            groups=options["groups"],
-            width_per_group=options["width_per_group"],
+            groups=structure.groups,
+            width_per_group=structure.width_per_group,
         )
         if not classes:
             module.fc = nn.Identity()
@@ -138,15 +138,15 @@ def _build_reference(options: Mapping[str, Any]) -> tuple[str, Any]:
 
         return "timm", ResNet(
             Bottleneck,
-            list(options["blocks"]),
+            list(blocks),
             num_classes=classes,
-            in_chans=options["in_channels"],
-            cardinality=options["groups"],
-            base_width=options["width_per_group"],
-            stem_type="deep" if options["deep_stem"] else "",
-            stem_width=options["stem_channels"] // 2,
-            avg_down=options["avg_down"],
-            block_args=dict(attn_layer="se") if options["se_ratio"] else None,
+            in_chans=structure.in_channels,
+            cardinality=structure.groups,
+            base_width=structure.width_per_group,
+            stem_type="deep" if structure.deep_stem else "",
+            stem_width=structure.stem_channels // 2,
+            avg_down=structure.avg_down,
+            block_args=dict(attn_layer="se") if structure.se_ratio else None,
         )
     raise ImportError(f"verifying needs {'torchvision or ' * plain}timm: {INSTALL}")
 

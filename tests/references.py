@@ -39,6 +39,19 @@ def timm_model(name: str, **options) -> torch.nn.Module:
     return randomise(timm.create_model(name, pretrained=False, **options))
 
 
+def small_timm_model(
+    *, deep: bool = False, squeeze: bool = False, blocks: tuple[int, ...] = (1, 1, 1, 1), **options
+) -> torch.nn.Module:
+    """timm's own ResNet with few blocks: ResNet-D's stem and shortcuts, squeeze-and-excitation or neither."""
+    from timm.models.resnet import Bottleneck, ResNet
+
+    if deep:
+        options |= {"stem_type": "deep", "stem_width": 32, "avg_down": True}
+    if squeeze:
+        options["block_args"] = {"attn_layer": "se"}
+    return randomise(ResNet(Bottleneck, list(blocks), **options))
+
+
 def logits(module: torch.nn.Module, x: np.ndarray) -> np.ndarray:
     """Of images (batch, height, width, channels)."""
     with torch.no_grad():

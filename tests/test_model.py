@@ -1,12 +1,14 @@
 """The network: counts, shapes, names, options, errors, saving. Runs on the JAX backend too (test_backends.py)."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 import keras_resnext
-from keras_resnext import GroupedConv2D, ResNeXt, create, list_architectures
+from keras_resnext import GroupedConv2D, Preprocessing, ResNeXt, create, get_preprocessing, list_architectures
 from keras_resnext.network.architectures import ARCHITECTURES
 from keras_resnext.network.normalization import BatchNorm
 from tests.support import randomise, relative_error, without_weights
@@ -60,6 +62,51 @@ def test_entry_points_are_32x4d():
         ):
             model = builder()
             assert (model.name, count(model.trainable_variables)) == (name, ARCHITECTURES[name].parameters)
+
+
+@pytest.mark.parametrize("builder", [keras_resnext.ResNeXt50, keras_resnext.ResNeXt101, keras_resnext.ResNeXt152])
+def test_entry_points_show_the_options_and_refuse_others(builder):
+    shown, real = inspect.signature(builder).parameters, inspect.signature(ResNeXt).parameters
+    assert [*shown] == [name for name in real if name != "depth"]
+    assert all(shown[name].default == real[name].default for name in shown)
+    assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in shown.values())
+    with pytest.raises(TypeError, match=rf"clases: no option of {builder.__name__}; did you mean classes\?"):
+        builder(clases=10)
+    with pytest.raises(TypeError, match=rf"depth, xyzzy: no option of {builder.__name__}; "):
+        builder(depth=50, xyzzy=1)
+    with pytest.raises(TypeError, match=r"pool_ing: no option of ResNeXt; did you mean pooling\?"):
+        create("resnext50_32x4d", pool_ing="avg")
+
+
+def test_channels_last_whatever_the_setting():
+    options = dict(deep_stem=True, avg_down=True, se_ratio=4, strides=(1, 3, 2, 2), blocks=(1, 1, 1, 1))
+    pooled = dict(include_top=False, pooling="max")
+    expected = [small(**options), small(**pooled), small(norm_cfg={"type": "GN", "num_groups": 2})]
+    keras.config.set_image_data_format("channels_first")
+    try:
+        built = [small(**options), small(**pooled), small(norm_cfg={"type": "GN", "num_groups": 2})]
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    for one, other in zip(built, expected, strict=True):
+        assert [layer.get_config() for layer in one.layers] == [layer.get_config() for layer in other.layers]
+        assert one.output_shape == other.output_shape
+
+
+def test_float64_reaches_the_head():
+    keras.config.set_dtype_policy("float64")
+    try:
+        model = small()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {layer.compute_dtype for layer in model.layers if layer.weights or layer.name == "avgpool"} == {"float64"}
+    assert model.output.dtype == "float64"
+
+
+def test_preprocessing_says_the_network_s_own_size():
+    for shape, size in (((64, 64, 3), 64), ((96, 64, 3), 64), ((None, None, 3), 224), ((None, 64, 3), 224)):
+        assert get_preprocessing(small(input_shape=shape)) == Preprocessing(size)
+    cifar = dict(stem="cifar", blocks=(1, 1, 1), strides=(1, 2, 2), dilations=(1, 1, 1), num_stages=3)
+    assert get_preprocessing(small(**cifar, input_shape=(None, None, 3))).size == 32
 
 
 def test_layer_names_mirror_the_checkpoint():
@@ -178,6 +225,11 @@ def test_initialisation_is_mmcls_s():
         (dict(norm_cfg={"type": "BN", "eps": 0}), r"eps must be a number above 0"),
         (dict(input_shape=(32, 32)), r"input_shape=\(32, 32\) must be \(height, width, channels\)"),
         (dict(input_shape=(0, 32, 3)), r"input_shape\[0\]=0 must be a positive integer"),
+        (
+            dict(input_shape=(3, 224, 224)),
+            r"input_shape=\(3, 224, 224\) looks like \(channels, height, width\).*: \(224, 224, 3\)",
+        ),
+        (dict(input_shape=(3, None, None)), r"input_shape=\(3, None, None\) looks like \(channels, height, width\)"),
         (dict(input_shape=224), r"input_shape=224 must be \(height, width, channels\)"),
         (dict(strides=2), r"strides=2 must be a tuple or a list of integers"),
         (dict(blocks=3), r"blocks=3 must be a tuple or a list"),
@@ -222,11 +274,11 @@ VARIANTS = [
 def test_saves_loads_and_clones(options, tmp_path):
     model = randomise(small(**options))
     x = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype("float32")
-    expected = model.predict(x, verbose=0)
+    expected = keras.tree.flatten(model(x, training=False))
 
     def agrees(other):
-        pairs = zip(keras.tree.flatten(other.predict(x, verbose=0)), keras.tree.flatten(expected), strict=True)
-        assert all(np.array_equal(a, b) for a, b in pairs)
+        pairs = zip(keras.tree.flatten(other(x, training=False)), expected, strict=True)
+        assert all(np.array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b)) for a, b in pairs)
         assert [v.path for v in other.trainable_variables] == [v.path for v in model.trainable_variables]
 
     model.save(tmp_path / "m.keras")

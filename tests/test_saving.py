@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from keras_resnext import ResNeXt, from_pytorch, save_pytorch_weights
 from keras_resnext.pytorch import read_checkpoint
-from keras_resnext.weights.assign import state_dict
+from keras_resnext.weights.assign import state_dict, structure_of
 from keras_resnext.weights.keras_files import read_keras_weights, save_keras
 from keras_resnext.weights.layouts import LAYOUTS, detect_layout, layout_names
 from keras_resnext.weights.names import canonical_names
@@ -47,21 +47,23 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
 @pytest.mark.parametrize("case", CASES)
-def test_the_librarys_own_network_takes_it_strictly_and_computes_the_same(case, suffix, tmp_path):
+def test_the_librarys_own_network_takes_it_strictly_and_computes_the_same(case, tmp_path):
     build, library_options, options = CASES[case]
     model = randomise(ResNeXt(**SMALL, **options, classifier_activation=None))
-    path = tmp_path / f"m{suffix}"
-    save_pytorch_weights(model, path, layout=case.split(",")[0])
-    state = load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)
-    module = build(**library_options)
-    module.load_state_dict(state, strict=True)
-    counters = [value for name, value in state.items() if name.endswith("num_batches_tracked")]
-    assert len(counters) == sum("running_var" in name for name in state)
-    assert {(value.dtype, value.shape, int(value)) for value in counters} == {(torch.int64, (), 0)}
+    module = build(**library_options).eval()
     x = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype("float32")
-    assert relative_error(model.predict(x, verbose=0), references.logits(module.eval(), x)) < 1e-5
+    scores = model(x, training=False)
+    for suffix in (".pth", ".pt", ".safetensors"):
+        path = tmp_path / f"m{suffix}"
+        save_pytorch_weights(model, path, layout=case.split(",")[0])
+        state = load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)
+        references.randomise(module)
+        module.load_state_dict(state, strict=True)
+        counters = [value for name, value in state.items() if name.endswith("num_batches_tracked")]
+        assert len(counters) == sum("running_var" in name for name in state)
+        assert {(value.dtype, value.shape, int(value)) for value in counters} == {(torch.int64, (), 0)}
+        assert relative_error(scores, references.logits(module, x)) < 1e-5
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -132,16 +134,16 @@ def test_names_lead_back_to_the_same_entries(options, layout):
         dilations=(1,) * stages,
         **options,
     )
-    names = list(state_dict(model))
+    names, structure = list(state_dict(model)), structure_of(model)
     if layout == "torchvision" and options.keys() & {"deep_stem", "se_ratio"}:
         with pytest.raises(ValueError, match="layout='torchvision' has no"):
-            layout_names(names, layout)
+            layout_names(names, layout, structure)
         return
     if layout == "torchvision" and "avg_down" in options and stages > 1:
         with pytest.raises(ValueError, match="has no average pooling in shortcuts; choose mmcls or timm"):
-            layout_names(names, layout)
+            layout_names(names, layout, structure)
         return
-    renamed = layout_names(names, layout)
+    renamed = layout_names(names, layout, structure)
     canonical = canonical_names(names)
     assert len(set(renamed.values())) == len(names)
     assert canonical_names(renamed.values()) == {renamed[name]: canonical[name] for name in names}
@@ -184,30 +186,37 @@ def test_a_full_disk_keeps_the_old_file(suffix, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".pth", ".safetensors"])
-def test_killed_while_saving_the_file_is_old_or_new(suffix, tmp_path):
-    path = tmp_path / f"m{suffix}"
+def test_killed_while_saving_the_file_is_old_or_new(tmp_path):
+    """In every format: the process is stopped at any moment and what lies there is read."""
+    paths = [tmp_path / f"m{suffix}" for suffix in (".keras", ".weights.h5", ".pth", ".safetensors")]
     code = f"""
-import sys
+import pathlib, random
 from keras_resnext import ResNeXt, save_pytorch_weights
 from keras_resnext.weights.keras_files import save_keras
 model = ResNeXt(blocks=(1, 1, 1, 1))
-save = save_keras if {suffix!r} in (".keras", ".weights.h5") else save_pytorch_weights
-save(model, {str(path)!r})
+def save(path):
+    (save_keras if path.suffix in (".keras", ".h5") else save_pytorch_weights)(model, path)
+paths = [pathlib.Path(path) for path in {list(map(str, paths))!r}]
+for path in paths:
+    save(path)
 print("saved", flush=True)
 while True:
-    save(model, {str(path)!r})
+    save(random.choice(paths))
 """
+
+    def read(path):
+        return read_keras_weights(path) if path.suffix in (".keras", ".h5") else read_checkpoint(path).data
+
     rng = np.random.default_rng(0)
     running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert running.stdout.readline() == b"saved\n"
-    for _ in range(3):  # stopped and looked at, as if it had died there
-        time.sleep(rng.uniform(0, 0.2))
+    for _ in range(6):  # stopped and looked at, as if it had died there
+        time.sleep(rng.uniform(0, 0.3))
         running.send_signal(signal.SIGSTOP)
-        weights = read_keras_weights(path) if suffix in (".keras", ".weights.h5") else read_checkpoint(path).data
-        assert all(np.isfinite(array).all() for array in weights.values())
+        for path in paths:
+            assert all(np.isfinite(array).all() for array in read(path).values())
         running.send_signal(signal.SIGCONT)
     running.kill()
     running.wait()
-    weights = read_keras_weights(path) if suffix in (".keras", ".weights.h5") else read_checkpoint(path).data
-    assert from_pytorch(weights).output_shape == (None, 1000)
+    for path in paths:
+        assert from_pytorch(read(path)).output_shape == (None, 1000)

@@ -137,9 +137,8 @@ def measure(name: str, row: Row, work: Work, rounds: int, peak: float | None) ->
 
 
 def _macs(work: Work) -> int:
-    row = find_architecture(work.architecture)
-    options = {"depth": row.depth, "groups": row.groups, "width_per_group": row.width_per_group, **row.options}
-    return sum(cost.macs for cost in count_costs(options, work.size))
+    structure = find_architecture(work.architecture).structure
+    return sum(cost.macs for cost in count_costs(structure, work.size))
 
 
 def _prepare(name: str, work: Work) -> None:

@@ -22,13 +22,14 @@ def build(work: Work) -> Any:
     """The model of `work`, with the lowering that it asks for."""
     import keras_resnext
 
-    from ..network import layers
+    from ..network import lowerings
+    from ..network.layers import GroupedConv2D
 
     if work.width:
-        layers.MERGED_WIDTH = layers.NARROW_MERGED_WIDTH = work.width
+        lowerings.MERGED_WIDTH = lowerings.NARROW_MERGED_WIDTH = work.width
     model = keras_resnext.create(work.architecture, input_shape=(work.size, work.size, 3))
     for layer in model.layers:
-        if isinstance(layer, layers.GroupedConv2D):
+        if isinstance(layer, GroupedConv2D):
             layer.lowering = work.lowering
     return model
 

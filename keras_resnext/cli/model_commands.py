@@ -85,7 +85,7 @@ def info(
 ) -> None:
     """Tell what a file of weights or an architecture is, and what each stage costs, without building anything."""
     from ..network.architectures import ARCHITECTURES
-    from ..network.costs import architecture_options, count_costs
+    from ..network.costs import count_costs
     from ..weights.info import describe_file
 
     rows: dict[str, Any]
@@ -96,7 +96,7 @@ def info(
         )
     if row is not None:
         size = (image_size or row.image_size,) * 2
-        costs = count_costs(architecture_options(file), size)
+        costs = count_costs(row.structure, size)
         rows = {
             "architecture": row.name,
             "source": row.source,

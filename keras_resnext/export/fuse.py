@@ -12,7 +12,8 @@ import keras
 import numpy as np
 
 from ..network.input_preprocessing import InputPreprocessing
-from ..network.layers import GroupedConv2D, StochasticDepth, WSConv2D, merge_kernel, merged_groups
+from ..network.layers import GroupedConv2D, StochasticDepth, WSConv2D
+from ..network.lowerings import merge_kernel, merged_groups
 from ..network.normalization import BatchNorm
 
 Tensor = Any

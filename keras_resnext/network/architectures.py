@@ -1,11 +1,9 @@
 """The published ResNeXt architectures as a table; a variant is a row."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Bottleneck blocks per stage by depth (arXiv 1512.03385, table 1; mmcls/models/backbones/resnext.py `arch_settings`).
-BLOCKS_BY_DEPTH: dict[int, tuple[int, ...]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+from .structure import Structure
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,14 @@ class Architecture:
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def blocks(self) -> tuple[int, ...]:
-        """Bottlenecks per stage."""
-        return self.options.get("blocks") or BLOCKS_BY_DEPTH.get(self.depth) or ((self.depth - 2) // 9,) * 3
+    def all_options(self) -> dict[str, Any]:
+        """Every option of `ResNeXt` that makes this row."""
+        numbers = {"depth": self.depth, "groups": self.groups, "width_per_group": self.width_per_group}
+        return {**numbers, "classes": self.classes, **self.options}
+
+    @property
+    def structure(self) -> Structure:
+        return Structure.of(**self.all_options)
 
 
 _PAPER = "arXiv 1611.05431"
@@ -80,28 +83,6 @@ def find_architecture(name: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
-# Options that weights depend on, beside depth, groups and width, where a row does not name them.
-_STRUCTURE: dict[str, Any] = {
-    "stem": "imagenet",
-    "stem_channels": 64,
-    "base_channels": 64,
-    "deep_stem": False,
-    "avg_down": False,
-    "se_ratio": None,
-}
-
-
-def identify(blocks: Sequence[int], groups: int, width_per_group: int, **options: Any) -> Architecture | None:
-    """The row whose weights have this structure, None for none.
-
-    Args:
-        blocks: bottlenecks of all stages.
-        groups, width_per_group: of `ResNeXt`.
-        options: `stem`, `stem_channels`, `base_channels`, `deep_stem`, `avg_down` and `se_ratio` of `ResNeXt`.
-    """
-    wanted = (tuple(blocks), groups, width_per_group, {**_STRUCTURE, **options})
-    for row in ARCHITECTURES.values():
-        named = {name: value for name, value in row.options.items() if name in _STRUCTURE}
-        if (row.blocks, row.groups, row.width_per_group, {**_STRUCTURE, **named}) == wanted:
-            return row
-    return None
+def identify(structure: Structure) -> Architecture | None:
+    """The row whose weights fit `structure` or the network that it is the first stages of; None for none."""
+    return next((row for row in ARCHITECTURES.values() if row.structure.weights_key == structure.weights_key), None)

@@ -1,13 +1,11 @@
 """What a ResNeXt costs: parameters and multiply-accumulates of each stage, by arithmetic alone; nothing is built."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from .architectures import BLOCKS_BY_DEPTH, find_architecture
-from .options import check_positive, check_sequence, squeeze_width
-
-EXPANSION = 4
+from .checks import check_positive
+from .structure import Block, Structure
 
 
 @dataclass(frozen=True)
@@ -36,98 +34,54 @@ class _Product(NamedTuple):
     others: int
 
 
-def count_costs(options: Mapping[str, Any], image_size: int | tuple[int, int]) -> tuple[StageCost, ...]:
-    """Cost of the network that `ResNeXt(**options)` builds, stage by stage.
+def count_costs(structure: Structure, image_size: int | tuple[int, int]) -> tuple[StageCost, ...]:
+    """Cost of a network, stage by stage.
 
     Args:
-        options: of `ResNeXt`, and `in_channels` (default 3). Those that change no cost are not looked at.
+        structure: of the network.
         image_size: height and width in pixels.
 
     Returns:
         The stem, each stage and, unless `include_top` is False, the head.
 
     Raises:
-        ValueError: a size that is not positive, or `strides` of the wrong length.
+        ValueError: a size that is not positive.
 
     Source: arXiv 1611.05431, table 1.
     """
-    cifar = options.get("stem", "imagenet") == "cifar"
-    groups, base = options.get("groups", 32), options.get("base_channels", 64)
-    blocks = _blocks(options, cifar)
-    strides = tuple(options.get("strides", (1, 2, 2, 2)))[: len(blocks)]
-    if len(strides) != len(blocks):
-        raise ValueError(f"strides={strides!r} must have one entry per stage; blocks={blocks!r}")
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     check_positive(**{"image_size[0]": height, "image_size[1]": width})
-    channels = options.get("stem_channels", 64)
-
-    size, stem = _stem(options, (height, width), channels, cifar)
-    costs = [_sum("stem", (*size, channels), stem)]
-    for stage, (count, stride) in enumerate(zip(blocks, strides, strict=True)):
-        inner = (groups * options.get("width_per_group", 4) if groups > 1 else base) * 2**stage
-        filters = base * EXPANSION * 2**stage
-        products: list[_Product] = []
-        for block in range(count):
-            step = stride if block == 0 else 1
-            products += _bottleneck(options, channels, inner, filters, size, step)
-            size, channels = _strided(size, step), filters
-        costs.append(_sum(f"layer{stage + 1}", (*size, channels), products))
-    if options.get("include_top", True):
-        classes = options.get("classes", 1000)
+    size, channels = (height, width), structure.in_channels
+    products: list[_Product] = []
+    for filters, kernel, stride in structure.stem_convolutions:
+        size = _strided(size, stride)
+        products.append(_convolution(channels, filters, kernel, size))
+        channels = filters
+    size = _strided(size, 2) if structure.stem_pools else size
+    costs = [_sum("stem", (*size, channels), products)]
+    for stage, blocks in enumerate(structure.stages, start=1):
+        products = []
+        for block in blocks:
+            products += _bottleneck(block, size)
+            size, channels = _strided(size, block.stride), block.filters
+        costs.append(_sum(f"layer{stage}", (*size, channels), products))
+    if structure.include_top:
+        classes = structure.classes
         costs.append(_sum("head", (classes,), [_Product(channels * classes, 1, classes)]))
     return tuple(costs)
 
 
-def architecture_options(name: str) -> dict[str, Any]:
-    """The options of `ResNeXt` that make the architecture called `name`.
-
-    Raises:
-        ValueError: there is no such architecture.
-    """
-    row = find_architecture(name)
-    numbers = {"depth": row.depth, "groups": row.groups, "width_per_group": row.width_per_group}
-    return {**numbers, "classes": row.classes, **row.options}
-
-
-def _blocks(options: Mapping[str, Any], cifar: bool) -> tuple[int, ...]:
-    if options.get("blocks") is not None:
-        check_sequence("blocks", options["blocks"])
-        return tuple(options["blocks"])
-    depth = options.get("depth", 50)
-    return ((depth - 2) // 9,) * 3 if cifar else BLOCKS_BY_DEPTH[depth][: options.get("num_stages", 4)]
-
-
-def _stem(
-    options: Mapping[str, Any], size: tuple[int, int], channels: int, cifar: bool
-) -> tuple[tuple[int, int], list[_Product]]:
-    """The size after the stem and its max-pool, and its convolutions."""
-    colours = options.get("in_channels", 3)
-    if cifar:
-        return size, [_convolution(colours, channels, 3, size)]
-    size = _strided(size, 2)
-    if options.get("deep_stem"):
-        half = channels // 2
-        widths = [(colours, half), (half, half), (half, channels)]
-        products = [_convolution(before, after, 3, size) for before, after in widths]
-    else:
-        products = [_convolution(colours, channels, 7, size)]
-    return _strided(size, 2), products
-
-
-def _bottleneck(
-    options: Mapping[str, Any], channels: int, inner: int, filters: int, size: tuple[int, int], stride: int
-) -> Iterator[_Product]:
+def _bottleneck(block: Block, size: tuple[int, int]) -> Iterator[_Product]:
     """The convolutions of one block; `size` is that of its input."""
-    after = _strided(size, stride)
-    yield _convolution(channels, inner, 1, after if options.get("style") == "caffe" else size)
-    yield _convolution(inner, inner, 3, after, options.get("groups", 32))
-    yield _convolution(inner, filters, 1, after)
-    if options.get("se_ratio") is not None:
-        squeezed = squeeze_width(filters, options["se_ratio"])
-        yield _Product(filters * squeezed, 1, squeezed)
-        yield _Product(filters * squeezed, 1, filters)
-    if stride != 1 or channels != filters:
-        yield _convolution(channels, filters, 1, after)
+    after = _strided(size, block.stride)
+    yield _convolution(block.channels, block.width, 1, _strided(size, block.strides[0]))
+    yield _convolution(block.width, block.width, 3, after, block.groups)
+    yield _convolution(block.width, block.filters, 1, after)
+    if block.squeezed is not None:
+        yield _Product(block.filters * block.squeezed, 1, block.squeezed)
+        yield _Product(block.filters * block.squeezed, 1, block.filters)
+    if block.projects:
+        yield _convolution(block.channels, block.filters, 1, after)
 
 
 def _convolution(channels: int, filters: int, kernel: int, size: tuple[int, int], groups: int = 1) -> _Product:

@@ -1,11 +1,13 @@
 """How a model wants its images prepared, carried by a layer so that the knowledge goes wherever the network goes."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import keras
 
 from ..preprocessing import Preprocessing
+from .structure import Structure
 
 Tensor = Any
 
@@ -35,6 +37,18 @@ class InputPreprocessing(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "preprocessing": asdict(self.preprocessing)}
+
+
+def usual_preprocessing(size: Sequence[int | None], structure: Structure) -> Preprocessing:
+    """What a network is made for where nothing else is said: ImageNet's means at its own size.
+
+    Args:
+        size: (height, width) in pixels, None where the network leaves one free. `Preprocessing` crops squares: of a
+            network that is not square, the shorter side is taken.
+        structure: whose usual size is taken where the network has none.
+    """
+    fixed = [side for side in size if side is not None]
+    return Preprocessing(min(fixed) if len(fixed) == 2 else structure.usual_size)
 
 
 def get_preprocessing(model: keras.Model) -> Preprocessing:

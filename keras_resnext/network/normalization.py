@@ -1,12 +1,11 @@
-"""Normalisation as `norm_cfg` names it: BatchNorm with PyTorch's statistics, GroupNorm, LayerNorm over channels."""
+"""The layers that `norm_cfg` names: BatchNorm with PyTorch's statistics, GroupNorm, LayerNorm over channels."""
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from .options import check_share
+from .layer_cfg import Norm
 
 Tensor = Any
 
@@ -135,61 +134,18 @@ class LayerNorm(_FreezableAffine, keras.layers.LayerNormalization):
         self.affine_trainable = affine_trainable
 
 
-NormFactory = Callable[..., keras.layers.Layer]
-
-# norm_cfg["type"] -> (prefix of the layer's name as mmcv abbreviates it, keys allowed besides type)
-_COMMON = ("eps", "requires_grad")
-NORM_TYPES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "BN": ("bn", (*_COMMON, "momentum")),
-    "SyncBN": ("bn", (*_COMMON, "momentum")),
-    "GN": ("gn", (*_COMMON, "num_groups")),
-    "LN": ("ln", _COMMON),
-}
-
-
-def read_norm_cfg(norm_cfg: Mapping[str, Any] | None, norm_eval: bool = False) -> tuple[str, NormFactory]:
-    """Turns mmcls's `norm_cfg` into (name prefix, factory of the layer taking Keras's layer options).
+def norm_layer(norm: Norm, norm_eval: bool = False, **options: Any) -> keras.layers.Layer:
+    """The layer that `norm` stands for.
 
     Args:
-        norm_cfg: `{"type": "BN" | "SyncBN" | "GN" | "LN", "eps": 1e-5, "momentum": 0.1, "requires_grad": True,
-            "num_groups": …}`; None is BN. `momentum` is meant as in PyTorch: the share of the new batch.
+        norm: as `read_norm_cfg` gives it.
         norm_eval: BatchNorm normalises with its moving statistics in training too; of no effect on others.
-
-    Raises:
-        ValueError: unknown type or key, GN without num_groups, a number out of range.
+        options: Keras's own of the layer, such as `name`.
     """
-    if norm_cfg is None:
-        norm_cfg = {"type": "BN"}
-    if not isinstance(norm_cfg, Mapping):
-        raise ValueError(f"norm_cfg={norm_cfg!r} must be None or a dict such as {{'type': 'BN'}}")
-    cfg = dict(norm_cfg)
-    kind = cfg.pop("type", None)
-    if not isinstance(kind, str) or kind not in NORM_TYPES:
-        raise ValueError(f"norm_cfg={norm_cfg!r}: type {kind!r} is unknown; choose one of {', '.join(NORM_TYPES)}")
-    prefix, allowed = NORM_TYPES[kind]
-    if unknown := sorted(set(cfg) - set(allowed), key=str):
-        raise ValueError(f"norm_cfg={norm_cfg!r}: {unknown[0]!r} is no option of {kind}; it takes {', '.join(allowed)}")
-    options: dict[str, Any] = {"epsilon": cfg.get("eps", 1e-5), "affine_trainable": cfg.get("requires_grad", True)}
-    if not isinstance(options["affine_trainable"], bool):
-        raise ValueError(f"norm_cfg={norm_cfg!r}: requires_grad must be True or False")
-    if not isinstance(options["epsilon"], (int, float)) or not options["epsilon"] > 0:
-        raise ValueError(f"norm_cfg={norm_cfg!r}: eps must be a number above 0")
-    if kind == "GN":
-        groups = cfg.get("num_groups")
-        if not isinstance(groups, int) or groups < 1:
-            raise ValueError(f"norm_cfg={norm_cfg!r}: GN needs num_groups, a positive integer")
-        return prefix, lambda **kwargs: GroupNorm(groups, **options, **kwargs)
-    if kind == "LN":
-        return prefix, lambda **kwargs: LayerNorm(**options, **kwargs)
-    momentum = cfg.get("momentum", 0.1)
-    check_share("norm_cfg['momentum']", momentum, one=True)
-    options |= {"momentum": 1 - momentum, "synchronized": kind == "SyncBN", "use_moving_statistics": norm_eval}
-    return prefix, lambda **kwargs: BatchNorm(**options, **kwargs)
-
-
-def check_norm_groups(norm_cfg: Mapping[str, Any] | None, channels: Sequence[int]) -> None:
-    """Raises ValueError unless GN's num_groups divides each of `channels`."""
-    groups = (norm_cfg or {}).get("num_groups", 1)
-    for count in channels:
-        if count % groups:
-            raise ValueError(f"norm_cfg={norm_cfg!r}: num_groups must divide the channels of every norm, here {count}")
+    options |= {"epsilon": norm.eps, "affine_trainable": norm.requires_grad}
+    if norm.kind == "GN":
+        return GroupNorm(norm.num_groups, **options)
+    if norm.kind == "LN":
+        return LayerNorm(**options)
+    options |= {"synchronized": norm.kind == "SyncBN", "use_moving_statistics": norm_eval}
+    return BatchNorm(momentum=1 - norm.momentum, **options)

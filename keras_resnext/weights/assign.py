@@ -1,7 +1,6 @@
 """Weights between PyTorch checkpoints and Keras models."""
 
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +8,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..network.layers import CeilAveragePooling2D, WSConv2D
-from ..network.normalization import GroupNorm, LayerNorm
+from ..network.layers import CeilAveragePooling2D
+from ..network.structure import Structure
 from ..pytorch.checkpoint import read_checkpoint, write_checkpoint
 from .adapt import Entries, Shape, adapt, swap_red_and_blue
+from .infer import infer_built, infer_from_names, infer_norm, shown_by_weights
 from .layouts import layout_names
 from .names import PART, canonical_names, find_state_dict, module_name, shortcut_indices
 
@@ -67,7 +67,7 @@ def save_pytorch_weights(model: keras.Model, path: str | os.PathLike[str], layou
         ValueError: another suffix, a model that is no ResNeXt, or a layout whose library has no such network.
     """
     state = state_dict(model)
-    names = layout_names(state, layout)
+    names = layout_names(state, layout, structure_of(model))
     tensors: dict[str, np.ndarray] = {}
     for name, array in state.items():
         tensors[names[name]] = array
@@ -82,23 +82,25 @@ def state_dict(model: keras.Model) -> dict[str, np.ndarray]:
     return {name: array.transpose(TO_PYTORCH.get(array.ndim)) for name, array in arrays.items()}
 
 
+def structure_of(model: keras.Model) -> Structure:
+    """What a built model is, read off its weights and layers.
+
+    Raises:
+        ValueError: the model is not built by `ResNeXt`.
+    """
+    shapes = {name: _pytorch_shape(variable) for name, variable in _named_variables(model).items()}
+    layers = {layer.name: {"class_name": type(layer).__name__, "config": layer.get_config()} for layer in model.layers}
+    try:
+        return infer_built(infer_from_names(shapes, infer_norm(layers)), layers)
+    except KeyError as error:
+        raise ValueError(f"model={model.name!r} is not built by ResNeXt: it has no layer {error}") from None
+
+
 def unshown_options(model: keras.Model) -> dict[str, Any]:
     """Options of `ResNeXt` that the weights of `model` cannot show, where they are not the default."""
-    layers = {layer.name: layer for layer in model.layers}
-    stages = sorted({int(match[1]) for name in layers if (match := re.match(r"layer(\d)_0_conv2$", name))})
-    firsts = [[layers[f"layer{stage}_0_conv{i}"] for i in (1, 2)] for stage in stages]
-    found = {
-        "style": "caffe" if any(max(first.strides) > 1 for first, _ in firsts) else "pytorch",
-        "strides": tuple(max(first.strides[0], second.strides[0]) for first, second in firsts),
-        "dilations": tuple(second.dilation_rate[0] for _, second in firsts),
-        "conv_cfg": {"type": "ConvWS"} if any(isinstance(layer, WSConv2D) for layer in model.layers) else None,
-        "norm_cfg": next(
-            ({"type": "GN", "num_groups": n.groups} for n in model.layers if isinstance(n, GroupNorm)), None
-        )
-        or ({"type": "LN"} if any(isinstance(n, LayerNorm) for n in model.layers) else None),
-    }
-    usual = {"style": "pytorch", "strides": (1, 2, 2, 2)[: len(stages)], "dilations": (1,) * len(stages)}
-    return {name: value for name, value in found.items() if value != usual.get(name)}
+    structure = structure_of(model)
+    own, usual = structure.options(), shown_by_weights(structure).options()
+    return {name: value for name, value in own.items() if value != usual[name]}
 
 
 def read_entries(source: Source, *, ema: bool = False, bgr: bool = False) -> Entries:

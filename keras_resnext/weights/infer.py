@@ -1,54 +1,53 @@
-"""Reads the options of `ResNeXt` off the shapes of a checkpoint's entries."""
+"""Reads the structure of a ResNeXt off its weights, and off its layers what weights do not show."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from ..network.architectures import BLOCKS_BY_DEPTH
-from ..network.options import squeeze_width
+from ..network.layer_cfg import BATCH_NORM, NORM_TYPES, Norm, read_norm_cfg
+from ..network.structure import DILATIONS, EXPANSION, STRIDES, Structure, squeeze_width
 from .names import canonical_names, shortcut_indices
 
 Shape = tuple[int, ...]
 _CONV1 = re.compile(r"^layer(\d+)\.(\d+)\.conv1\.weight$")
 
 
-def infer_from_names(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    """`infer_options` of a checkpoint's own names."""
+def infer_from_names(shapes: Mapping[str, Shape], norm: Norm | None = None) -> Structure:
+    """`infer_structure` by a checkpoint's own names."""
     canonical = {name: tuple(shapes[original]) for original, name in canonical_names(shapes).items()}
-    return infer_options(canonical, 1 in shortcut_indices(shapes).values())
+    return infer_structure(canonical, 1 in shortcut_indices(shapes).values(), norm)
 
 
-def expected_names(options: Mapping[str, Any]) -> set[str]:
-    """Canonical names of all entries of the ResNeXt that `infer_options` describes."""
-    layers = [f"stem.{i}" for i in range(3)] if options["deep_stem"] else [""]
-    convolutions = [f"{layer}.conv" for layer in layers] if options["deep_stem"] else ["conv1"]
-    norms = [f"{layer}.norm" for layer in layers] if options["deep_stem"] else ["norm1"]
-    biased = ["fc"] if options["include_top"] else []
-    for stage, count in enumerate(options["blocks"], start=1):
-        for block in (f"layer{stage}.{i}" for i in range(count)):
-            convolutions += [f"{block}.conv{i}" for i in (1, 2, 3)]
-            norms += [f"{block}.norm{i}" for i in (1, 2, 3)]
-            biased += [f"{block}.se.conv{i}" for i in (1, 2)] if options["se_ratio"] else []
-        if stage > 1 or options["stem_channels"] != 4 * options["base_channels"]:
-            convolutions.append(f"layer{stage}.0.downsample.conv")
-            norms.append(f"layer{stage}.0.downsample.norm")
-    statistics = ("weight", "bias", "running_mean", "running_var")
+def expected_names(structure: Structure) -> set[str]:
+    """Canonical names of all entries of a ResNeXt."""
+    stem = [f"stem.{i}." for i in range(len(structure.stem_convolutions))] if structure.deep_stem else []
+    convolutions = [f"{part}conv" for part in stem] or ["conv1"]
+    norms = [f"{part}norm" for part in stem] or ["norm1"]
+    biased = ["fc"] if structure.include_top else []
+    for block in (block for stage in structure.stages for block in stage):
+        name = block.name.replace("_", ".")
+        convolutions += [f"{name}.conv{i}" for i in (1, 2, 3)] + [f"{name}.downsample.conv"] * block.projects
+        norms += [f"{name}.norm{i}" for i in (1, 2, 3)] + [f"{name}.downsample.norm"] * block.projects
+        biased += [f"{name}.se.conv{i}" for i in (1, 2)] if block.squeezed else []
+    statistics = ("running_mean", "running_var") if structure.norm.has_statistics else ()
     return {
         *(f"{name}.weight" for name in convolutions),
-        *(f"{name}.{kind}" for name in norms for kind in statistics),
+        *(f"{name}.{kind}" for name in norms for kind in ("weight", "bias", *statistics)),
         *(f"{name}.{kind}" for name in biased for kind in ("weight", "bias")),
     }
 
 
-def infer_options(shapes: Mapping[str, Shape], avg_down: bool) -> dict[str, Any]:
-    """Options that the weights show: depth, groups, widths, stem, squeeze-and-excitation, norm, classes, head.
+def infer_structure(shapes: Mapping[str, Shape], avg_down: bool, norm: Norm | None = None) -> Structure:
+    """What the weights show: depth, groups, widths, stem, squeeze-and-excitation, norm, classes, head.
 
     Args:
         shapes: canonical name (`names.py`) to PyTorch shape.
         avg_down: whether the shortcuts' names speak of average pooling.
+        norm: where it is known; else it must be BatchNorm, whose statistics show it.
 
     Returns:
-        Keyword options of `ResNeXt`. Style, dilations, strides and weight standardisation leave no trace in weights.
+        The structure; style, dilations, strides and weight standardisation leave no trace and are the defaults.
 
     Raises:
         ValueError: the entries are not those of a ResNeXt with bottleneck blocks; the message says what does not fit.
@@ -57,34 +56,78 @@ def infer_options(shapes: Mapping[str, Shape], avg_down: bool) -> dict[str, Any]
     stem = _stem(shapes)
     width, channels = _shape(shapes, "layer1.0.conv1.weight")[0], _shape(shapes, "layer1.0.conv2.weight")[1]
     expanded = _shape(shapes, "layer1.0.conv3.weight")[0]
-    if expanded % 4 or width % channels:
+    if expanded % EXPANSION or width % channels:
         raise ValueError(
             f"the checkpoint is no ResNeXt: layer1.0 has {width} inner, {channels} grouped, {expanded} outer channels"
         )
-    groups, base_channels = width // channels, expanded // 4
+    groups, base_channels = width // channels, expanded // EXPANSION
     if groups == 1 and width != base_channels:
         raise ValueError(
             f"the checkpoint is a wide ResNet, no ResNeXt: with groups=1 layer1 has {base_channels} inner channels, "
             f"here {width}"
         )
-    options: dict[str, Any] = {
-        "depth": next((d for d, b in BLOCKS_BY_DEPTH.items() if b[: len(blocks)] == blocks), 2 + 3 * sum(blocks)),
-        "blocks": blocks,
-        "num_stages": len(blocks),
-        "groups": groups,
+    include_top = "fc.weight" in shapes
+    structure = Structure.of(
+        blocks=blocks,
+        num_stages=len(blocks),
+        strides=STRIDES[: len(blocks)],
+        dilations=DILATIONS[: len(blocks)],
+        groups=groups,
         # With one group mmcls ignores width_per_group; 64 is what a plain ResNet is called.
-        "width_per_group": channels if groups > 1 else 64,
-        "base_channels": base_channels,
-        "avg_down": avg_down,
-        "se_ratio": _se_ratio(shapes, blocks, expanded),
-        "norm_cfg": _norm_cfg(shapes),
-        "include_top": "fc.weight" in shapes,
+        width_per_group=channels if groups > 1 else 64,
+        base_channels=base_channels,
+        avg_down=avg_down,
+        se_ratio=_se_ratio(shapes, blocks, expanded),
+        include_top=include_top,
+        classes=_shape(shapes, "fc.weight")[0] if include_top else Structure.classes,
         **stem,
-    }
-    if options["include_top"]:
-        options["classes"] = _shape(shapes, "fc.weight")[0]
-    strides, dilations = ((1, 2, 2, 2), (1, 1, 1, 1))
-    return {**options, "strides": strides[: len(blocks)], "dilations": dilations[: len(blocks)]}
+    )
+    return replace(structure, norm=norm or _norm(shapes))
+
+
+def infer_built(structure: Structure, layers: Mapping[str, Mapping[str, Any]]) -> Structure:
+    """`structure` with what the layers tell and their weights do not: style, strides, dilations, convolution, norm.
+
+    Args:
+        structure: as inferred from the weights.
+        layers: every layer by its name, as .keras files have them: {"class_name": …, "config": {…}}.
+
+    Raises:
+        KeyError: a layer is missing or configured as no layer of a ResNeXt.
+    """
+    stages = range(1, len(structure.blocks) + 1)
+    firsts = [[layers[f"layer{stage}_0_conv{i}"]["config"] for i in (1, 2)] for stage in stages]
+    strides = [[convolution["strides"][0] for convolution in pair] for pair in firsts]
+    return replace(
+        structure,
+        style="caffe" if any(first > 1 for first, _ in strides) else "pytorch",
+        strides=tuple(max(pair) for pair in strides),
+        dilations=tuple(second["dilation_rate"][0] for _, second in firsts),
+        conv="ConvWS" if layers["layer1_0_conv1"]["class_name"] == "WSConv2D" else "Conv2d",
+        norm=infer_norm(layers),
+    )
+
+
+def shown_by_weights(structure: Structure) -> Structure:
+    """`structure` as its weights alone show it: the defaults for all that `infer_built` reads off the layers."""
+    stages = len(structure.blocks)
+    return replace(
+        structure,
+        style=Structure.style,
+        strides=STRIDES[:stages],
+        dilations=DILATIONS[:stages],
+        conv=Structure.conv,
+        norm=Structure.norm,
+    )
+
+
+def infer_norm(layers: Mapping[str, Mapping[str, Any]]) -> Norm:
+    """The norm of a network by its layers, given as to `infer_built`; KeyError where there is none."""
+    prefix = next((p for p, _ in NORM_TYPES.values() if f"layer1_0_{p}1" in layers), "bn")
+    config = layers[f"layer1_0_{prefix}1"]["config"]
+    kind = next(kind for kind, (p, _) in NORM_TYPES.items() if p == prefix)
+    groups = {"num_groups": config["groups"]} if kind == "GN" else {}
+    return read_norm_cfg({"type": kind, "eps": config["epsilon"], **groups})
 
 
 def _shape(shapes: Mapping[str, Shape], name: str) -> Shape:
@@ -134,9 +177,9 @@ def _se_ratio(shapes: Mapping[str, Shape], blocks: tuple[int, ...], expanded: in
     raise ValueError(f"the checkpoint's squeeze-and-excitation widths follow no se_ratio: (channels, width) {wanted}")
 
 
-def _norm_cfg(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+def _norm(shapes: Mapping[str, Shape]) -> Norm:
     if "layer1.0.norm1.running_mean" in shapes:
-        return {"type": "BN"}
+        return BATCH_NORM
     raise ValueError(
         "the checkpoint's norms carry no running statistics, so they are no BatchNorm, and their kind leaves no other "
         "trace: pass norm_cfg={'type': 'GN', 'num_groups': …} or {'type': 'LN'}"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import numpy as np
 
 from ..network.architectures import identify
 from ..network.costs import StageCost, count_costs
+from ..network.layer_cfg import Norm
+from ..network.structure import USUAL_SIZES, Structure
 from ..pytorch.checkpoint import read_checkpoint
 from .download import sha256
-from .infer import expected_names, infer_from_names
+from .infer import expected_names, infer_built, infer_from_names, infer_norm
 from .keras_files import KERAS_SUFFIXES, read_config, read_keras_weights
 from .layouts import detect_layout
 from .names import canonical_names, find_state_dict
@@ -37,7 +40,7 @@ class FileInfo:
         wrapper: the key under which the weights are, "" for none.
         layout: whose names the entries have: "torchvision", "mmcls", "timm", "keras_resnext" or "unknown".
         architecture: a name of `list_architectures()`, else a description.
-        options: of `ResNeXt`, as read off the weights; empty where they are no ResNeXt's.
+        structure: as read off the weights and, of a .keras file, its layers; None where they are no ResNeXt's.
         classes: of the head, None for none.
         parameters: trainable numbers; running statistics and counters are not among them.
         dtypes: of the entries, the most frequent first.
@@ -56,7 +59,7 @@ class FileInfo:
     wrapper: str
     layout: str
     architecture: str
-    options: Mapping[str, Any]
+    structure: Structure | None
     classes: int | None
     parameters: int
     dtypes: tuple[str, ...]
@@ -92,23 +95,25 @@ def describe_file(path: str | os.PathLike[str], image_size: int | None = None) -
         checkpoint = read_checkpoint(path)
         form, (wrapper, state) = checkpoint.format, find_state_dict(checkpoint.data)
         averaged = _has_average(checkpoint.data)
+    layers = _layers(path) if suffix == ".keras" else {}
     canonical = canonical_names(state)
     shapes = {name: tuple(state[original].shape) for original, name in canonical.items()}
-    options: dict[str, Any] = {}
-    problem = ""
+    structure, problem = None, ""
     try:
-        options = infer_from_names({name: array.shape for name, array in state.items()})
+        structure = infer_from_names({name: array.shape for name, array in state.items()}, _norm(layers))
     except ValueError as error:
         problem = str(error)
     else:
-        expected = expected_names(options)
+        expected = expected_names(structure)
         differences = {"missing": expected - shapes.keys(), "unexpected": shapes.keys() - expected}
         problem = "; ".join(
             f"{len(names)} {what}: {', '.join(sorted(names)[:8])}" for what, names in differences.items() if names
         )
+        with suppress(KeyError, TypeError, IndexError):  # a ResNeXt's weights inside another model
+            structure = infer_built(structure, layers) if layers else structure
     digest = sha256(path)
-    built = _as_built(path, options) if suffix == ".keras" and options else {}
-    size = (image_size, image_size) if image_size else built.pop("image_size", None) or (_usual_size(options),) * 2
+    usual = structure.usual_size if structure else USUAL_SIZES["imagenet"]
+    size = (image_size, image_size) if image_size else _fixed_size(layers) or (usual, usual)
     statistics = (".running_mean", ".running_var")
     kinds = [array.dtype.name for array in state.values()]
     return FileInfo(
@@ -117,9 +122,9 @@ def describe_file(path: str | os.PathLike[str], image_size: int | None = None) -
         sha256=digest,
         format=FORMATS[form],
         wrapper=wrapper,
-        layout="keras_resnext" if suffix else detect_layout(state) if options else "unknown",
-        architecture=_architecture(options),
-        options=options,
+        layout="keras_resnext" if suffix else detect_layout(state) if structure else "unknown",
+        architecture=_architecture(structure),
+        structure=structure,
         classes=shapes["fc.weight"][0] if "fc.weight" in shapes else None,
         parameters=sum(int(np.prod(shape)) for name, shape in shapes.items() if not name.endswith(statistics)),
         dtypes=tuple(sorted(set(kinds), key=kinds.count, reverse=True)),
@@ -127,7 +132,7 @@ def describe_file(path: str | os.PathLike[str], image_size: int | None = None) -
         published=row.name if (row := find_by_sha256(digest)) else None,
         problem=problem,
         image_size=size,
-        costs=count_costs({**options, **built}, size) if options else (),
+        costs=count_costs(structure, size) if structure else (),
     )
 
 
@@ -139,39 +144,36 @@ def _has_average(data: Any) -> bool:
     return True
 
 
-def _architecture(options: Mapping[str, Any]) -> str:
+def _architecture(structure: Structure | None) -> str:
     """The table's name, else a description such as "ResNeXt-50 (3, 4, 6, 3), 8 groups of 4, 1 input channels"."""
-    if not options:
+    if structure is None:
         return "no ResNeXt"
-    parts = ("stem", "stem_channels", "base_channels", "deep_stem", "avg_down", "se_ratio")
-    structure = {part: options[part] for part in parts}
-    row = identify(options["blocks"], options["groups"], options["width_per_group"], **structure)
-    if row is not None and options["in_channels"] == 3:
+    row = identify(structure)
+    if row is not None and structure.in_channels == 3:
         return row.name
-    kind = ("SE-" if options["se_ratio"] else "") + ("ResNeXt" if options["groups"] > 1 else "ResNet")
-    described = (
-        f"{kind}-{options['depth']} {options['blocks']}, {options['groups']} groups of {options['width_per_group']}"
-    )
-    return f"{described}, {options['in_channels']} input channels"
+    kind = ("SE-" if structure.se_ratio else "") + ("ResNeXt" if structure.groups > 1 else "ResNet")
+    groups = f"{structure.groups} groups of {structure.width_per_group}"
+    return f"{kind}-{structure.depth} {structure.blocks}, {groups}, {structure.in_channels} input channels"
 
 
-def _usual_size(options: Mapping[str, Any]) -> int:
-    return 32 if options.get("stem") == "cifar" else 224
-
-
-def _as_built(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a .keras file says of the network that weights do not show: strides, style and, where fixed, image size."""
+def _layers(path: Path) -> dict[str, dict[str, Any]]:
+    """The layers of a .keras file by their names; {} where it is no functional model."""
     try:
-        layers = read_config(path)["config"]["layers"]
-        configs = {layer["config"]["name"]: layer["config"] for layer in layers}
-        stages = range(1, len(options["blocks"]) + 1)
-        firsts = [[configs[f"layer{stage}_0_conv{i}"]["strides"][0] for i in (1, 2)] for stage in stages]
-        sizes = [tuple(c["batch_shape"][1:3]) for c in configs.values() if len(c.get("batch_shape") or ()) == 4]
-    except (KeyError, TypeError, IndexError):  # a ResNeXt's weights inside another model
+        return {layer["config"]["name"]: layer for layer in read_config(path)["config"]["layers"]}
+    except (KeyError, TypeError):
         return {}
-    built: dict[str, Any] = {"strides": tuple(max(pair) for pair in firsts)}
-    if any(first > 1 for first, _ in firsts):
-        built["style"] = "caffe"
-    if sizes and None not in sizes[0]:
-        built["image_size"] = sizes[0]
-    return built
+
+
+def _norm(layers: Mapping[str, Mapping[str, Any]]) -> Norm | None:
+    with suppress(KeyError, TypeError):
+        return infer_norm(layers)
+    return None
+
+
+def _fixed_size(layers: Mapping[str, Mapping[str, Any]]) -> tuple[int, int] | None:
+    """(height, width) of the images that a .keras file's network takes; None where it leaves them free."""
+    for layer in layers.values():
+        shape: list[int | None] = layer["config"].get("batch_shape") or []
+        if len(shape) == 4 and shape[1] is not None and shape[2] is not None:
+            return shape[1], shape[2]
+    return None

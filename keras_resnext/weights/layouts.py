@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+from ..network.structure import Structure
 from .names import shortcut_indices, strip_prefixes
 
 # Layout -> (pattern, replacement), applied in order to mmcls's names of a backbone with its head as `fc`.
@@ -21,12 +22,13 @@ LAYOUTS: Mapping[str, tuple[Rule, ...]] = {
 }
 
 
-def layout_names(names: Iterable[str], layout: str) -> dict[str, str]:
+def layout_names(names: Iterable[str], layout: str, structure: Structure) -> dict[str, str]:
     """Maps entries' names to those of `layout`.
 
     Args:
         names: mmcls's names without `backbone.`, the head as `fc`.
         layout: "torchvision", "mmcls" or "timm".
+        structure: of the network.
 
     Raises:
         ValueError: an unknown layout, or one whose library has no such network.
@@ -35,14 +37,15 @@ def layout_names(names: Iterable[str], layout: str) -> dict[str, str]:
         raise ValueError(f"layout={layout!r} must be one of {', '.join(LAYOUTS)}")
     names = list(names)
     first = shortcut_indices(names)
-    parts = {
-        "deep stem": any(name.startswith("stem.") for name in names),
-        "squeeze-and-excitation": any(".se_layer." in name for name in names),
-        "average pooling in shortcuts": any(first.values()),
-    }
-    if layout == "torchvision" and any(parts.values()):
-        absent = " and ".join(part for part, present in parts.items() if present)
-        raise ValueError(f"layout='torchvision' has no {absent}; choose mmcls or timm")
+    if layout == "torchvision":
+        parts = {
+            "deep stem": structure.deep_stem,
+            "squeeze-and-excitation": structure.se_ratio is not None,
+            "average pooling in shortcuts": structure.avg_down,
+        }
+        if any(parts.values()):
+            absent = " and ".join(part for part, present in parts.items() if present)
+            raise ValueError(f"layout='torchvision' has no {absent}; choose mmcls or timm")
 
     def shift(match: re.Match[str]) -> str:
         """timm's shortcuts start with a pooling layer, an identity where nothing strides, in every stage or in none."""

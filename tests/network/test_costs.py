@@ -8,7 +8,8 @@ import pytest
 
 from keras_resnext import ResNeXt, cli, create
 from keras_resnext.network.architectures import ARCHITECTURES
-from keras_resnext.network.costs import architecture_options, count_costs
+from keras_resnext.network.costs import count_costs
+from keras_resnext.network.structure import Structure
 from keras_resnext.weights.info import describe_file
 from tests.support import without_weights
 
@@ -52,9 +53,9 @@ def counted(model):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_parameters_and_published_macs(name):
     row = ARCHITECTURES[name]
-    costs = count_costs(architecture_options(name), row.image_size)
+    costs = count_costs(row.structure, row.image_size)
     assert total(costs, "parameters") == row.parameters
-    assert [cost.name for cost in costs][-2:] == [f"layer{len(row.blocks)}", "head"]
+    assert [cost.name for cost in costs][-2:] == [f"layer{len(row.structure.blocks)}", "head"]
     if name in GMACS:
         assert total(costs, "macs") / 1e9 == pytest.approx(GMACS[name], rel=0.003)
 
@@ -63,7 +64,7 @@ def test_parameters_and_published_macs(name):
 def test_against_the_built_architecture(name):
     with without_weights():
         model = create(name)
-    costs = count_costs(architecture_options(name), model.input_shape[1])
+    costs = count_costs(ARCHITECTURES[name].structure, model.input_shape[1])
     assert {cost.name: [cost.parameters, cost.macs] for cost in costs} == counted(model)
 
 
@@ -88,7 +89,7 @@ def test_against_built_networks(options):
     """At an odd size, where halves are rounded."""
     options = {**TINY, **options}
     model = ResNeXt(**options, input_shape=(75, 50, 3))
-    costs = count_costs(options, (75, 50))
+    costs = count_costs(Structure.of(**options), (75, 50))
     assert {cost.name: [cost.parameters, cost.macs] for cost in costs} == counted(model)
     maps = {cost.name: cost.output for cost in costs}
     for stage, count in enumerate(options["blocks"], start=1):
@@ -96,22 +97,20 @@ def test_against_built_networks(options):
 
 
 def test_grey_images():
-    costs = count_costs({**TINY, "in_channels": 1}, 32)
+    costs = count_costs(Structure.of(**TINY, in_channels=1), 32)
     assert costs[0].parameters == 7 * 7 * 16 + 2 * 16
 
 
 @pytest.mark.parametrize(
-    ("options", "size", "message"),
+    ("size", "message"),
     [
-        ({}, 0, r"image_size\[0\]=0 must be a positive integer"),
-        ({}, (32, -1), r"image_size\[1\]=-1 must be a positive integer"),
-        ({"blocks": (1, 1, 1, 1), "strides": (1, 2)}, 32, r"strides=\(1, 2\) must have one entry per stage"),
-        ({"blocks": 3}, 32, "blocks=3 must be a tuple or a list"),
+        (0, r"image_size\[0\]=0 must be a positive integer"),
+        ((32, -1), r"image_size\[1\]=-1 must be a positive integer"),
     ],
 )
-def test_errors(options, size, message):
+def test_errors(size, message):
     with pytest.raises(ValueError, match=message):
-        count_costs(options, size)
+        count_costs(Structure.of(), size)
 
 
 @pytest.mark.parametrize("style", ["pytorch", "caffe"])
@@ -124,7 +123,7 @@ def test_info_of_a_keras_file_follows_its_strides_and_size(style, tmp_path):
     assert {cost.name: [cost.parameters, cost.macs] for cost in found.costs} == counted(model)
     assert describe_file(tmp_path / "m.keras", 32).image_size == (32, 32)
     model.save_weights(tmp_path / "m.weights.h5")
-    assert describe_file(tmp_path / "m.weights.h5").costs == count_costs(options, 32)
+    assert describe_file(tmp_path / "m.weights.h5").costs == count_costs(Structure.of(**options), 32)
 
 
 def test_info_of_an_architecture_loads_no_framework():

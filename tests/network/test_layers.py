@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_resnext.network import layers
+from keras_resnext.network import layers, lowerings
 from keras_resnext.network.normalization import BatchNorm, GroupNorm, LayerNorm
 from tests.support import relative_error, value_and_gradients
 
@@ -143,7 +143,7 @@ def test_same_weights_as_conv2d_and_unknown_sizes():
     ],
 )
 def test_merged_groups(groups, channels, filters, joined):
-    assert layers.merged_groups(groups, channels, filters) == joined
+    assert lowerings.merged_groups(groups, channels, filters) == joined
 
 
 def test_unknown_lowering_and_groups_that_do_not_divide():
@@ -172,7 +172,7 @@ def test_no_xla_wrapper_and_no_xla_on_cpu():
 
     layer(x), plain(x)
     assert wrapped(plain) > 0  # what this project is for
-    for lowering in layers.LOWERINGS:
+    for lowering in lowerings.LOWERINGS:
         layer.lowering = lowering
         assert wrapped(layer) == 0
     assert layer.supports_jit is False

@@ -143,7 +143,7 @@ def test_a_file_under_its_published_name_brings_its_preprocessing(server, files,
 
 def test_preprocessing_goes_where_the_network_goes(tmp_path):
     model = ResNeXt(blocks=(1, 1, 1, 1), groups=4, base_channels=8, classes=3, input_shape=(32, 32, 3))
-    assert get_preprocessing(model) == Preprocessing()
+    assert get_preprocessing(model) == Preprocessing(size=32)
     set_preprocessing(model, PREPROCESSING)
     model.save(tmp_path / "m.keras")
     built_on = keras.Model(model.input, keras.layers.Dense(2)(model.get_layer("avgpool").output))
