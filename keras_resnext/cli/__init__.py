@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
-            sys.exit(app(args=arguments or ["--help"], standalone_mode=False))
+            sys.exit(app(args=arguments or ["--help"], prog_name="keras-resnext", standalone_mode=False))
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of click's, which typer carries inside or imports
             message = error.format_message()

@@ -17,6 +17,7 @@ from ..weights.keras_files import save_keras
 from . import distribution
 from .callbacks import Guard, MovingAverage, ProgressBar
 from .curves import draw_history
+from .options import RunOptions
 from .recipes import Recipe
 from .state import SavedState, TrainingDivergedError, find_not_finite, save_state
 from .step import compile_model
@@ -35,12 +36,11 @@ class Session:
         recipe: Recipe,
         folder: Path,
         console: Console,
-        save_steps: int | None,
-        save_seconds: float,
+        options: RunOptions,
         board: Callable[[Mapping[str, float]], None] | None = None,
     ) -> None:
         self.model, self.plan, self.recipe, self.folder, self.console = model, plan, recipe, folder, console
-        self.save_steps, self.save_seconds, self.saved_at = save_steps, save_seconds, time.monotonic()
+        self.options, self.saved_at = options, time.monotonic()
         self.writes = plan.shard[0] == 0
         self.board = board
         self.step = 0
@@ -186,9 +186,9 @@ class Session:
                 self.board(self.history[-1])
 
     def _is_due(self, step: int) -> bool:
-        if self.save_steps:
-            return step % self.save_steps == 0
-        return time.monotonic() - self.saved_at > self.save_seconds
+        if self.options.save_steps:
+            return step % self.options.save_steps == 0
+        return time.monotonic() - self.saved_at > self.options.save_seconds
 
     def _save(self, step: int, head: bool, guard: Guard | None) -> None:
         self.saved_at = time.monotonic()

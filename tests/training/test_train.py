@@ -24,6 +24,7 @@ from keras_resnext.network.input_preprocessing import get_preprocessing
 from keras_resnext.training import session, train
 from keras_resnext.training.failures import explain_failure
 from keras_resnext.training.optimizers import SGD, Schedule, make_schedule
+from keras_resnext.training.options import RunOptions
 from keras_resnext.training.recipes import RECIPES, Recipe, find_recipe
 from keras_resnext.training.setup import check_options
 from keras_resnext.training.state import SavedState, TrainingDivergedError, save_state
@@ -328,7 +329,7 @@ def test_a_batch_too_large_for_the_device_is_told(few, tmp_path):
 
 
 def make_session(recipe, folder):
-    return session.Session(build(), Plan(200, 32, 0), recipe, folder, QUIET, None, 600)
+    return session.Session(build(), Plan(200, 32, 0), recipe, folder, QUIET, RunOptions())
 
 
 def test_patience_begins_where_the_whole_network_learns(tmp_path):
@@ -470,15 +471,15 @@ def test_a_dry_run_draws_batch_and_schedule(digits, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipe", "best"], "recipe='best' must be one of"),
+        (["--recipe", "best"], "--recipe 'best' must be one of"),
         (["--model", "resnet"], "resnet"),
-        (["--precision", "int8"], "precision='int8' must be one of"),
+        (["--precision", "int8"], "--precision 'int8' must be one of"),
         (["--val", "1.5"], "must lie between 0 and 1"),
         (["--option", "foo=1"], "foo: no option of ResNeXt; choose from avg_down"),
-        (["--option", "include_top=false"], "option='include_top' cannot be given"),
-        (["--option", 'norm_cfg={"type":"GN"}', "--sync-bn"], "sync_bn=True is for BatchNorm"),
-        (["--milestones", "3,x"], "milestones='3,x' must be numbers of epochs"),
-        (["--weights", "nothing.pth"], "weights='nothing.pth': there is no such file"),
+        (["--option", "include_top=false"], "--option 'include_top' cannot be given"),
+        (["--option", 'norm_cfg={"type":"GN"}', "--sync-bn"], "--sync-bn is for BatchNorm"),
+        (["--milestones", "3,x"], "--milestones '3,x' must be numbers of epochs"),
+        (["--weights", "nothing.pth"], "--weights 'nothing.pth': there is no such file"),
         (["--output", __file__], "test_train.py' is a file, not a folder"),
         (["--process", "1", "--processes", "2"], "needs coordinator"),
     ],
