@@ -1,7 +1,10 @@
 """What a contender is asked to do, and who the contenders are. Imports nothing heavy: children start from here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+PRECISIONS = ("float32", "tf32", "bfloat16")
+LOWERINGS = ("auto", "grouped", "merged")
 
 
 class Seconds(float):
@@ -24,13 +27,22 @@ class Work:
         folder: where prepared files lie.
     """
 
-    architecture: str = "resnext50_32x4d"
-    batch: int = 8
-    size: int = 224
-    precision: str = "float32"
-    lowering: str = "auto"
-    width: int = 0
-    threads: int = 2
+    architecture: str = field(
+        default="resnext50_32x4d", metadata={"help": "Such as resnext101_64x4d; the peers know only torchvision's."}
+    )
+    batch: int = field(default=8, metadata={"name": "--batch-size", "min": 1, "help": "Images at once."})
+    size: int = field(
+        default=224, metadata={"name": "--image-size", "min": 32, "help": "Side of the images in pixels."}
+    )
+    precision: str = field(
+        default="float32",
+        metadata={"choices": PRECISIONS, "help": f"{', '.join(PRECISIONS)}, of rows that are compiled as a whole."},
+    )
+    lowering: str = field(
+        default="auto", metadata={"choices": LOWERINGS, "help": "Lowering in training: auto, grouped or merged."}
+    )
+    width: int = field(default=0, metadata={"min": 1, "help": "Channels of merged convolutions in training."})
+    threads: int = field(default=2, metadata={"min": 1, "help": "Threads of each contender; default all processors."})
     folder: Path = Path()
 
 

@@ -22,6 +22,7 @@ MODELS, TRAINING, SERVING = "Models and weights", "Training and evaluation", "Se
 
 MODEL_HELP = "Published weights (`keras-resnext list`), .keras file, PyTorch checkpoint, or architecture name."
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Images in any format that Pillow reads.")]
 Data = Annotated[
     Path,
     typer.Argument(

@@ -19,6 +19,7 @@ type, read  the option's type, and what makes the field's value of it
 import difflib
 import functools
 import inspect
+import keyword
 import re
 import types
 import typing
@@ -144,6 +145,7 @@ def _option(field: "Field[Any]", hint: Any, optional: bool) -> Option:
     told = field.metadata
     flag = told.get("name") or f"--{field.name.replace('_', '-')}"
     parameter = flag.removeprefix("--").replace("-", "_")
+    parameter += "_" * keyword.iskeyword(parameter)
     unit, choices = told.get("unit"), told.get("choices")
     kind, read = _kind(hint)
     kind, read = told.get("type", float if unit else kind), told.get("read", read)

@@ -1,6 +1,7 @@
 """The commands on models and files: list, info, predict, convert, export, quickstart."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,13 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .application import MODEL_HELP, Model, app, load_framework, printable, read_options
+from .application import MODEL_HELP, MODELS, TRAINING, Images, Model, app, load_framework, printable
+from .from_fields import from_fields
 
 if TYPE_CHECKING:
     from ..network.costs import StageCost
 
 
-@app.command("list")
+@app.command("list", rich_help_panel=MODELS)
 def list_() -> None:
     """Show the architectures, and the published weights with accuracy and licence."""
     from ..network.architectures import ARCHITECTURES
@@ -41,18 +43,23 @@ def list_() -> None:
     Console().print("\nimagenet/ARCHITECTURE: the most accurate of these whose licence allows commercial use.")
 
 
-@app.command()
-def predict(
-    model: Model,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Images in any format that Pillow reads.")],
-    top: Annotated[int, typer.Option(min=1, help="Classes shown per image.")] = 5,
-    labels: Annotated[
-        Path | None, typer.Option(help="Text file with one class name a line; default labels.txt beside the model.")
-    ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(min=1, help="Height and width, where the model leaves it free.")
-    ] = None,
-) -> None:
+@dataclass(frozen=True)
+class PredictOptions:
+    """What `predict` shows."""
+
+    top: int = field(default=5, metadata={"min": 1, "help": "Classes shown per image."})
+    labels: Path | None = field(
+        default=None,
+        metadata={"help": "Text file with one class name a line; default labels.txt beside the model."},
+    )
+    image_size: int | None = field(
+        default=None, metadata={"min": 1, "help": "Height and width, where the model leaves them free."}
+    )
+
+
+@app.command(rich_help_panel=MODELS)
+@from_fields
+def predict(model: Model, images: Images, options: PredictOptions) -> None:
     """Classify images and print the best classes of each."""
     for image in images:  # a mistyped path should not wait for a framework
         if not image.is_file():
@@ -63,27 +70,36 @@ def predict(
     from ..prediction import predict_images
     from ..runtimes.keras_model import check_classifier
 
-    given = read_labels(labels) if labels else None
+    given = read_labels(options.labels) if options.labels else None
     loaded = load_model(model)
     names = given or labels_beside(model, check_classifier(loaded))
     table = Table("image", "rank", "class", "score", box=None)
-    for path, ranking in predict_images(loaded, images, top=top, labels=names, image_size=image_size):
+    for path, ranking in predict_images(loaded, images, top=options.top, labels=names, image_size=options.image_size):
         for rank, (name, score) in enumerate(ranking, start=1):
             table.add_row(escape(str(path)) if rank == 1 else "", str(rank), escape(name), f"{score:.2%}")
     Console().print(table)
 
 
-@app.command()
+@dataclass(frozen=True)
+class InfoOptions:
+    """At which size `info` counts."""
+
+    image_size: int | None = field(
+        default=None, metadata={"min": 1, "help": "Height and width in pixels to count operations at."}
+    )
+
+
+@app.command(rich_help_panel=MODELS)
+@from_fields
 def info(
     file: Annotated[
         str,
         typer.Argument(metavar="FILE", help="PyTorch checkpoint, .keras or .weights.h5 file; or an architecture name."),
     ],
-    image_size: Annotated[
-        int | None, typer.Option(min=1, help="Height and width in pixels to count operations at.")
-    ] = None,
+    options: InfoOptions,
 ) -> None:
-    """Tell what a file of weights or an architecture is, and what each stage costs, without building anything."""
+    """Show what a file of weights or an architecture is, and what each stage costs, without building anything."""
+    image_size = options.image_size
     from ..network.architectures import ARCHITECTURES
     from ..network.costs import architecture_options, count_costs
     from ..weights.info import describe_file
@@ -139,30 +155,42 @@ def _print_costs(costs: "Sequence[StageCost]", size: tuple[int, int]) -> None:
     print(f"{'in all':<16}{'of {}x{} pixels'.format(*size):>16}{parameters:>14,}{macs / scale:>9.3f}")
 
 
-@app.command()
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How `convert` reads and writes."""
+
+    layout: str | None = field(
+        default=None, metadata={"help": "Names in PyTorch files: torchvision (default), mmcls or timm."}
+    )
+    classes: int | None = field(default=None, metadata={"min": 1, "help": "A new, random head with N classes."})
+    option: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "metavar": "NAME=VALUE", "help": "Option of ResNeXt that weights cannot show, such as style=caffe.",
+        },
+    )  # fmt: skip
+    ema: bool = field(default=False, metadata={"help": "Take the checkpoint's moving average."})
+    bgr: bool = field(default=False, metadata={"help": "The checkpoint was trained on BGR images."})
+    verify: bool = field(
+        default=False, metadata={"help": "Compare with torchvision's or timm's own network; needs PyTorch."}
+    )
+
+
+@app.command(rich_help_panel=MODELS)
+@from_fields
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help=MODEL_HELP)],
     target: Annotated[Path, typer.Argument(metavar="DST", help="File: .keras, .weights.h5, .pth, .pt, .safetensors.")],
-    layout: Annotated[
-        str | None, typer.Option(help="Names in PyTorch files: torchvision (default), mmcls or timm.")
-    ] = None,
-    classes: Annotated[int | None, typer.Option(min=1, help="A new, random head with so many classes.")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Option of ResNeXt that weights cannot show, such as style=caffe."),
-    ] = None,
-    ema: Annotated[bool, typer.Option("--ema", help="Take the checkpoint's moving average.")] = False,
-    bgr: Annotated[bool, typer.Option("--bgr", help="The checkpoint was trained on BGR images.")] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Compare with torchvision's or timm's own network; needs PyTorch.")
-    ] = False,
+    options: ConvertOptions,
 ) -> None:
     """Convert weights between PyTorch (torchvision, mmcls, timm) and Keras, in either direction."""
     load_framework()
     from ..conversion import convert as convert_file
 
-    options = read_options(option or []) | ({} if classes is None else {"classes": classes})
-    _, agreement = convert_file(source, target, layout=layout, ema=ema, bgr=bgr, verify=verify, **options)
+    network = {**options.option, **({} if options.classes is None else {"classes": options.classes})}
+    _, agreement = convert_file(
+        source, target, layout=options.layout, ema=options.ema, bgr=options.bgr, verify=options.verify, **network
+    )
     print(f"{source} -> {target} ({target.stat().st_size / 1e6:.1f} MB)")
     if agreement is not None:
         print(
@@ -171,7 +199,8 @@ def convert(
         )
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
+@from_fields
 def export(
     model: Model,
     target: Annotated[
@@ -257,14 +286,20 @@ def export(
         print(f"{key:<20}{printable(str(value))}")
 
 
-@app.command()
-def quickstart(
-    output_dir: Annotated[Path, typer.Option(help="Folder for the model, its export and an image.")] = Path(
-        "savedmodels"
-    ),
-) -> None:
+@dataclass(frozen=True)
+class QuickstartOptions:
+    """Where `quickstart` writes."""
+
+    output_dir: Path = field(
+        default=Path("savedmodels"), metadata={"help": "Folder for the model, its export and an image."}
+    )
+
+
+@app.command(rich_help_panel=TRAINING)
+@from_fields
+def quickstart(options: QuickstartOptions) -> None:
     """Train a small ResNeXt on handwritten digits, export it and classify with the export: a tour in two minutes."""
     load_framework()
     from ..quickstart import run_quickstart
 
-    run_quickstart(output_dir)
+    run_quickstart(options.output_dir)
