@@ -4,14 +4,15 @@ import signal
 import sys
 import warnings
 
-from . import (  # noqa: F401  their commands
-    benchmark_commands,
+# The order of the commands in --help.
+from . import (  # noqa: F401, I001
+    training_commands,
     evaluation_commands,
     explain_commands,
-    model_commands,
     records_commands,
+    model_commands,
     serving_commands,
-    training_commands,
+    benchmark_commands,
 )
 from .application import app, load_framework, tell
 

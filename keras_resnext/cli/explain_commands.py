@@ -1,6 +1,5 @@
 """The commands on what a model sees: explain, features."""
 
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,17 +111,15 @@ def features(
     load_framework()
     import numpy as np
     from rich.console import Console
-    from rich.progress import track
 
     from ..explain import extract_features
     from ..files import placed_whole
     from ..loading import load_model
+    from ..progress import track
 
     loaded = load_model(model)
     starts = range(0, len(files), options.batch_size)
-    shown = track(
-        starts, "Extracting features", console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True
-    )
+    shown = track("Extracting features", starts, len(starts), Console(stderr=True))
     rows = [
         extract_features(
             loaded,

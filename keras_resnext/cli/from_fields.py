@@ -149,7 +149,7 @@ def _option(field: "Field[Any]", hint: Any, optional: bool) -> Option:
     unit, choices = told.get("unit"), told.get("choices")
     kind, read = _kind(hint)
     kind, read = told.get("type", float if unit else kind), told.get("read", read)
-    default = None if optional else _default(field)
+    default = None if optional or "read" in told else _default(field)
     if unit:
         whole = _bare(hint) is int
         default = None if default is None else default / unit

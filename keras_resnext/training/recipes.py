@@ -64,11 +64,9 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = field(
-        default=1e-4, metadata={"panel": "Weight decay", "help": "L2 for sgd, decoupled for adamw."}
+        default=1e-4, metadata={"panel": _OPTIMIZER, "help": "L2 for sgd, decoupled for adamw."}
     )
-    decay_norm_and_bias: bool = field(
-        default=True, metadata={"panel": "Weight decay", "help": "Decay norms and biases too."}
-    )
+    decay_norm_and_bias: bool = field(default=True, metadata={"panel": "Norms and biases", "help": "Decay them too."})
     schedule: str = field(
         default="constant", metadata={"panel": _SCHEDULE, "choices": SCHEDULES, "help": "step, cosine or constant."}
     )

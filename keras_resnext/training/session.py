@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ..data import Plan, ValidationBatches
 from ..files import placed_whole
+from ..progress import Bar
 from ..weights.keras_files import save_keras
 from . import distribution
 from .callbacks import Guard, MovingAverage, ProgressBar
@@ -68,9 +69,10 @@ class Session:
 
     def run(self, batches: Callable[[range], Any], held_out: ValidationBatches | None) -> None:
         recipe, spe = self.recipe, self.plan.steps_per_epoch
-        bar = ProgressBar(self.console, recipe.epochs * spe, self.step, self.plan.batch_size, recipe.epochs)
+        steps, size = recipe.epochs * spe, self.plan.batch_size
         try:
-            with bar.progress:
+            with Bar("Training", steps, self.console, done=self.step, unit="images", per_step=size) as shown:
+                bar = ProgressBar(shown, recipe.epochs)
                 for head, epochs in (
                     (True, range(recipe.head_epochs)),
                     (False, range(recipe.head_epochs, recipe.epochs)),
