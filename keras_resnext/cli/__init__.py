@@ -1,20 +1,16 @@
 """`keras-resnext VERB`: one command a verb. Heavy imports stay inside the commands, so that help is instant."""
 
+# ruff: noqa: I001
+
 import signal
 import sys
 import warnings
 
-# The order of the commands in --help.
-from . import (  # noqa: F401, I001
-    training_commands,
-    evaluation_commands,
-    explain_commands,
-    records_commands,
-    model_commands,
-    serving_commands,
-    benchmark_commands,
-)
 from .application import app, load_framework, tell
+
+# Imported in the order of the commands in --help.
+from . import training_commands, evaluation_commands, explain_commands, records_commands  # noqa: F401
+from . import model_commands, serving_commands, benchmark_commands  # noqa: F401
 
 __all__ = ["app", "load_framework", "main", "run"]
 

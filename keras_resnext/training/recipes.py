@@ -66,7 +66,9 @@ class Recipe:
     weight_decay: float = field(
         default=1e-4, metadata={"panel": _OPTIMIZER, "help": "L2 for sgd, decoupled for adamw."}
     )
-    decay_norm_and_bias: bool = field(default=True, metadata={"panel": "Norms and biases", "help": "Decay them too."})
+    decay_norm_and_bias: bool = field(
+        default=True, metadata={"panel": "Norms and biases", "help": "Apply weight decay to norms and biases too."}
+    )
     schedule: str = field(
         default="constant", metadata={"panel": _SCHEDULE, "choices": SCHEDULES, "help": "step, cosine or constant."}
     )

@@ -98,7 +98,7 @@ def test_errors_name_options(run):
         run("--count", 10)
     with pytest.raises(CommandError, match=r"^--kind 'adamv' must be one of sgd, adamw; did you mean adamw\?$"):
         run("--kind", "adamv")
-    with pytest.raises(Exception, match="x>=1|equal to 1"):
+    with pytest.raises(Exception, match=r"x>=1|equal to 1"):
         run("--count", 0)
 
 
