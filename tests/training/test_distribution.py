@@ -19,7 +19,7 @@ import yaml
 from keras_resnext import cli
 from keras_resnext.digits import write_folders
 from keras_resnext.training import distribution
-from tests.training.test_train import SMALL
+from tests.training.small_runs import SMALL
 
 CODE = "from keras_resnext.cli import run; run()"
 
