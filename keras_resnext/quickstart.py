@@ -143,7 +143,10 @@ def train(images: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int, con
     optimizer = keras.optimizers.AdamW(rate, weight_decay=0.01)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     with Bar("Training", steps, console) as bar:
-        model.fit(data, epochs=epochs, verbose=0, callbacks=[ProgressBar(bar, epochs, ("loss", "accuracy"))])
+        watcher = ProgressBar(bar, epochs, ("loss", "accuracy"))
+        done = model.fit(data, epochs=epochs, verbose=0, callbacks=[watcher])
+    accuracy, what = done.history["accuracy"][-1], f"{epochs} epoch{'s' * (epochs != 1)}"
+    console.print(f"Training: {what}, accuracy {accuracy:.1%} on shifted training digits.")
     return model
 
 
