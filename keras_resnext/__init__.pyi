@@ -1,3 +1,5 @@
+__version__: str
+
 from . import explain as explain
 from . import export as export
 from . import serving as serving

@@ -14,11 +14,12 @@ import keras
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .digits import draw_predictions, encode_png, held_out_split, load_digits
 from .model import ResNeXt
 from .preprocessing import preprocess_input
+from .progress import Bar
+from .training.callbacks import ProgressBar
 
 SIZE = 16  # the images have 8x8 pixels; one stride in the first stage gives the net that size back
 BATCH_SIZE = 32
@@ -141,14 +142,11 @@ def train(images: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int, con
     )
     optimizer = keras.optimizers.AdamW(rate, weight_decay=0.01)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    columns = (
-        TextColumn("[bold]Training[/] {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        model.fit(data, epochs=epochs, verbose=0, callbacks=[_ProgressBar(progress, epochs, len(data))])
+    with Bar("Training", steps, console) as bar:
+        watcher = ProgressBar(bar, epochs, ("loss", "accuracy"))
+        done = model.fit(data, epochs=epochs, verbose=0, callbacks=[watcher])
+    accuracy, what = done.history["accuracy"][-1], f"{epochs} epoch{'s' * (epochs != 1)}"
+    console.print(f"Training: {what}, accuracy {accuracy:.1%} on shifted training digits.")
     return model
 
 
@@ -174,23 +172,6 @@ class _ShiftedDigits(keras.utils.PyDataset):
         shifts = self.rng.integers(0, 2 * reach + 1, (len(chosen), 2))
         crops = [image[y : y + SIZE, x : x + SIZE] for image, (y, x) in zip(padded, shifts, strict=True)]
         return np.stack(crops), self.labels[chosen]
-
-
-class _ProgressBar(keras.callbacks.Callback):
-    """Shows epoch, loss and accuracy beside a bar of all steps."""
-
-    def __init__(self, progress: Progress, epochs: int, steps: int) -> None:
-        super().__init__()
-        self.progress, self.epochs, self.epoch = progress, epochs, 0
-        self.task = progress.add_task(f"epoch  1/{epochs}", total=epochs * steps)
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.epoch = epoch + 1
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        logs = logs or {}
-        text = f"epoch {self.epoch:2}/{self.epochs}  loss {logs['loss']:.3f}  accuracy {logs['accuracy']:6.1%}"
-        self.progress.update(self.task, advance=1, description=text)
 
 
 def _decode(pngs: Sequence[bytes]) -> np.ndarray:

@@ -4,9 +4,7 @@ Every figure is a ratio of medians. The contenders are processes of their own th
 machine does falls on all of them; a peer that is not installed is said to be missing, and the rest runs.
 """
 
-from .rows import ROWS, Row, find_rows
-from .runner import Measurement, run_benchmark
-from .tables import draw, save, to_json, to_markdown
-from .work import Work
+import lazy_loader as _lazy
 
-__all__ = ["ROWS", "Measurement", "Row", "Work", "draw", "find_rows", "run_benchmark", "save", "to_json", "to_markdown"]
+# The public names stand in __init__.pyi; each is imported when it is first used.
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,19 +1,16 @@
 """`keras-resnext VERB`: one command a verb. Heavy imports stay inside the commands, so that help is instant."""
 
+# ruff: noqa: I001
+
 import signal
 import sys
 import warnings
 
-from . import (  # noqa: F401  their commands
-    benchmark_commands,
-    evaluation_commands,
-    explain_commands,
-    model_commands,
-    records_commands,
-    serving_commands,
-    training_commands,
-)
 from .application import app, load_framework, tell
+
+# Imported in the order of the commands in --help.
+from . import training_commands, evaluation_commands, explain_commands, records_commands  # noqa: F401
+from . import model_commands, export_commands, serving_commands, benchmark_commands  # noqa: F401
 
 __all__ = ["app", "load_framework", "main", "run"]
 
@@ -24,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
-            sys.exit(app(args=arguments or ["--help"], standalone_mode=False))
+            sys.exit(app(args=arguments or ["--help"], prog_name="keras-resnext", standalone_mode=False))
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of click's, which typer carries inside or imports
             message = error.format_message()

@@ -5,19 +5,46 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from .. import __version__
+
 app = typer.Typer(
     name="keras-resnext",
-    help="ResNeXt for Keras 3: exact PyTorch weights, fast training, exports that run as they are.",
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+# Groups of commands in --help.
+MODELS, TRAINING, SERVING = "Models and weights", "Training and evaluation", "Serving and speed"
 
 MODEL_HELP = "Published weights (`keras-resnext list`), .keras file, PyTorch checkpoint, or architecture name."
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Images in any format that Pillow reads.")]
+Data = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR",
+        help="Class folders, or train/ and val/ of them; a .csv, .json or .txt list; TFRecords; tfds:NAME.",
+    ),
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"keras-resnext {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.", metavar="")
+    ] = False,
+) -> None:
+    """ResNeXt for Keras 3: exact PyTorch weights, fast training, exports that run as they are."""
 
 
 def load_framework(before_use: Callable[[], None] | None = None) -> None:

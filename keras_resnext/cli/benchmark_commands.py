@@ -1,36 +1,34 @@
 """The command that measures speed: benchmark."""
 
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .application import app, printable
+from ..benchmark.work import Work
+from .application import SERVING, app, printable
+from .from_fields import Changes, from_fields
 
-_PRECISIONS = ("float32", "tf32", "bfloat16")
-_LOWERINGS = ("auto", "grouped", "merged")
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """What `benchmark` measures and writes, beside the work itself."""
+
+    list_: bool = field(default=False, metadata={"name": "--list", "help": "Only name the rows."})
+    output: Path | None = field(default=None, metadata={"help": "Folder for the figures as JSON, Markdown and PNG."})
+    rounds: int = field(default=9, metadata={"min": 1, "help": "How often each contender is timed."})
 
 
-@app.command()
+@app.command(rich_help_panel=SERVING)
+@from_fields
 def benchmark(
+    options: BenchmarkOptions,
+    changes: Annotated[dict[str, Any], Changes(Work)],
     rows: Annotated[
         list[str] | None, typer.Argument(metavar="[ROW…]", help="Rows to measure (--list), or growth; default all.")
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Only name the rows.")] = False,
-    output: Annotated[Path | None, typer.Option(help="Folder for the figures as JSON, Markdown and PNG.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each contender is timed.")] = 9,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of each contender; default all processors.")] = None,
-    architecture: Annotated[
-        str | None, typer.Option(help="Such as resnext101_64x4d; the peers know torchvision's alone.")
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(min=32, help="Side of the images in pixels.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once.")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help=f"{', '.join(_PRECISIONS)}, of the rows that are compiled as a whole.")
-    ] = None,
-    lowering: Annotated[str | None, typer.Option(help="Of training: auto, grouped or merged.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="Channels of merged convolutions in training.")] = None,
 ) -> None:
     """Time training, inference and exports beside PyTorch, ONNX Runtime and OpenVINO, which take turns."""
     from rich.console import Console
@@ -40,24 +38,21 @@ def benchmark(
     from ..network.architectures import find_architecture
 
     chosen = find_rows(rows or [])
-    if list_:
+    if options.list_:
         for name, row in chosen.items():
             print(f"{name:<24}{row.title}")
         return
-    for name, value, known in (("precision", precision, _PRECISIONS), ("lowering", lowering, _LOWERINGS)):
-        if value not in (None, *known):
-            raise ValueError(f"{name}={value!r} must be one of {', '.join(known)}")
-    if architecture:
+    if architecture := changes.get("architecture"):
         find_architecture(architecture)
-    given = {
-        "architecture": architecture, "size": image_size, "batch": batch_size, "precision": precision,
-        "lowering": lowering, "width": width,
-    }  # fmt: skip
-    changes = {name: value for name, value in given.items() if value is not None}
+    threads = changes.pop("threads", None)
     console = Console(stderr=True, highlight=False)
     with console.status("Measuring") as status:
         machine, found = run_benchmark(
-            chosen, rounds=rounds, threads=threads, changes=changes, tell=lambda text: status.update(printable(text))
+            chosen,
+            rounds=options.rounds,
+            threads=threads,
+            changes=changes,
+            tell=lambda text: status.update(printable(text)),
         )
     shown = Table(*tables.COLUMNS, box=None, pad_edge=False)
     for column in shown.columns:
@@ -68,5 +63,5 @@ def benchmark(
     for line in tables.describe(machine):
         out.print(line, markup=False, soft_wrap=True)
     out.print(shown)
-    for path in save(output, machine, found) if output else ():
+    for path in save(options.output, machine, found) if options.output else ():
         out.print(f"Written: {path}", markup=False, soft_wrap=True)

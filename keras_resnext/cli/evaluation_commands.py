@@ -1,50 +1,57 @@
 """The command that measures: evaluate."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from .application import MODEL_HELP, app, load_framework, printable, tell
+from .application import MODEL_HELP, TRAINING, app, load_framework, printable, tell
+from .from_fields import from_fields
 
+FILTERS = ("bilinear", "bicubic")
 SHOWN = 5  # confused pairs, skipped images
 
 
-@app.command()
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How `evaluate` measures, and where it writes."""
+
+    output: Path | None = field(default=None, metadata={"help": "Folder for the results as JSON, CSV and PNG."})
+    labels: Path | None = field(
+        default=None, metadata={"help": "Text file with the model's class names in order, one a line."}
+    )
+    batch_size: int = field(default=32, metadata={"min": 1, "help": "Images at once."})
+    image_size: int | None = field(
+        default=None, metadata={"min": 1, "help": "Height and width, where the model leaves them free."}
+    )
+    resize: int | None = field(
+        default=None, metadata={"min": 1, "help": "Shorter side before the centre crop; default the model's own."}
+    )
+    interpolation: str | None = field(
+        default=None, metadata={"choices": FILTERS, "help": "bilinear or bicubic; default the model's own."}
+    )
+    limit: int | None = field(default=None, metadata={"min": 1, "help": "At most N images, evenly chosen."})
+    strict: bool = field(default=False, metadata={"help": "Stop at the first unreadable image."})
+    skip_limit: int | None = field(
+        default=None, metadata={"min": 0, "help": "How many unreadable images may be skipped; default 1 %."}
+    )
+
+
+@app.command(rich_help_panel=TRAINING)
+@from_fields
 def evaluate(
     model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help=f"{MODEL_HELP} Or an export: folder of a SavedModel, .tflite or .onnx file."
-        ),
+        str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} Or a SavedModel's folder, a .tflite or .onnx file.")
     ],
     data: Annotated[
         Path,
         typer.Argument(
-            metavar="DATA",
-            help="Folder of class folders, or val/ of them in it; a .csv, .json or .txt list, TFRecords, or tfds:NAME.",
+            metavar="DATA", help="Class folders, or val/ of them; a .csv, .json or .txt list; TFRecords; tfds:NAME."
         ),
     ],
-    output: Annotated[Path | None, typer.Option(help="Folder for the results as JSON, CSV and PNG.")] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Text file with the model's class names in order, one a line.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 32,
-    image_size: Annotated[
-        int | None, typer.Option(min=1, help="Height and width, where the model leaves it free.")
-    ] = None,
-    resize: Annotated[
-        int | None, typer.Option(min=1, help="Shorter side before the centre crop; default as came with the model.")
-    ] = None,
-    interpolation: Annotated[
-        str | None, typer.Option(help="bilinear or bicubic; default as came with the model.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many images, evenly chosen.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read.")] = False,
-    skip_limit: Annotated[
-        int | None, typer.Option(min=0, help="Unreadable images that may be left out; default 1 %.")
-    ] = None,
+    options: EvaluateOptions,
 ) -> None:
     """Measure a model or an export on labelled images: accuracy, loss, confusion, calibration."""
     named = "*" in data.name or str(data).startswith("tfds:")
@@ -57,14 +64,14 @@ def evaluate(
     result = run(
         model,
         data,
-        labels=read_labels(labels) if labels else None,
-        batch_size=batch_size,
-        image_size=image_size,
-        resize=resize,
-        interpolation=interpolation,
-        limit=limit,
-        strict=strict,
-        skip_limit=skip_limit,
+        labels=read_labels(options.labels) if options.labels else None,
+        batch_size=options.batch_size,
+        image_size=options.image_size,
+        resize=options.resize,
+        interpolation=options.interpolation,
+        limit=options.limit,
+        strict=options.strict,
+        skip_limit=options.skip_limit,
         console=Console(stderr=True),
     )
     asked = result.classifier
@@ -78,8 +85,8 @@ def evaluate(
         "calibration error": f"{result.calibration_error:.2%}",
         "rate": f"{result.n / result.seconds:.0f} images/s",
     }
-    if output:
-        rows["written"] = str(result.save(output))
+    if options.output:
+        rows["written"] = str(result.save(options.output))
     for key, value in rows.items():
         print(f"{key:<20}{printable(value)}")
     for true, predicted, count in result.confused[:SHOWN]:

@@ -1,43 +1,64 @@
 """The commands on what a model sees: explain, features."""
 
-import sys
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .application import Model, app, load_framework, printable
+from .application import TRAINING, Images, Model, app, load_framework, printable
+from .from_fields import from_fields
 
-Labels = Annotated[
-    Path | None, typer.Option(help="Text file with one class name a line; default labels.txt beside the model.")
-]
-ImageSize = Annotated[int | None, typer.Option(min=1, help="Height and width, where the model leaves it free.")]
-Layer = Annotated[
-    str | None, typer.Option(help="Name of a layer whose output is a map, such as layer3_0_relu; default the last one.")
-]
+_IMAGE_SIZE = {"min": 1, "help": "Height and width, where the model leaves them free."}
+_METHODS = ("grad_cam", "grad_cam++")
 
 
-@app.command()
-def explain(
-    model: Model,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Images in any format that Pillow reads.")],
-    output: Annotated[Path, typer.Option(help="Folder for the PNG files; made where it is missing.")] = Path(
-        "explained"
-    ),
-    layer: Layer = None,
-    class_: Annotated[
-        str | None, typer.Option("--class", help="Name or number of the class to explain; default the predicted one.")
-    ] = None,
-    method: Annotated[
-        str, typer.Option(help="grad_cam, or grad_cam++, which shows all of several objects of a class.")
-    ] = "grad_cam",
-    feature_maps: Annotated[
-        bool, typer.Option("--feature-maps", help="Also draw the strongest channels of the layer.")
-    ] = False,
-    labels: Labels = None,
-    image_size: ImageSize = None,
-) -> None:
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What `explain` draws, and where."""
+
+    output: Path = field(
+        default=Path("explained"), metadata={"help": "Folder for the PNG files; made where it is missing."}
+    )
+    layer: str | None = field(
+        default=None,
+        metadata={"help": "Layer whose output is a map, such as layer3_0_relu; default the last one."},
+    )
+    class_: str | None = field(
+        default=None,
+        metadata={"name": "--class", "help": "Name or number of the class to explain; default the predicted one."},
+    )
+    method: str = field(
+        default="grad_cam",
+        metadata={
+            "choices": _METHODS, "help": "grad_cam, or grad_cam++, which shows all of several objects of a class.",
+        },
+    )  # fmt: skip
+    feature_maps: bool = field(default=False, metadata={"help": "Also draw the strongest channels of the layer."})
+    labels: Path | None = field(
+        default=None,
+        metadata={"help": "Text file with one class name a line; default labels.txt beside the model."},
+    )
+    image_size: int | None = field(default=None, metadata=_IMAGE_SIZE)
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """Which features `features` writes, and where."""
+
+    output: Path = field(default=Path("features.npy"), metadata={"help": "File for the features; ends in .npy."})
+    layer: str | None = field(
+        default=None,
+        metadata={"help": "Layer whose map is averaged over its positions; default the input of the head."},
+    )
+    batch_size: int = field(default=8, metadata={"min": 1, "help": "Images that run together."})
+    image_size: int | None = field(default=None, metadata=_IMAGE_SIZE)
+
+
+@app.command(rich_help_panel=TRAINING)
+@from_fields
+def explain(model: Model, images: Images, options: ExplainOptions) -> None:
     """Draw where a model looks: Grad-CAM over each image, as OUTPUT/IMAGE.grad_cam.png."""
     check_files(images)
     load_framework()
@@ -47,76 +68,74 @@ def explain(
     from ..runtimes.keras_model import check_classifier
 
     loaded = load_model(model)
-    names = read_labels(labels) if labels else labels_beside(model, check_classifier(loaded))
-    output.mkdir(parents=True, exist_ok=True)
+    names = read_labels(options.labels) if options.labels else labels_beside(model, check_classifier(loaded))
+    options.output.mkdir(parents=True, exist_ok=True)
     for image, stem in zip(images, distinct_stems(images), strict=True):
-        path = output / f"{stem}.{method}.png"
+        path = options.output / f"{stem}.{options.method}.png"
         found = explain_image(
             loaded,
             image,
             path,
-            layer=layer,
-            class_index=class_,
-            method=method,
+            layer=options.layer,
+            class_index=options.class_,
+            method=options.method,
             labels=names,
-            image_size=image_size,
+            image_size=options.image_size,
         )
         print(printable(f"{path}  {found.class_name} {found.score:.2%}  at {found.layer}"))
-        if feature_maps:
-            path = output / f"{stem}.feature_maps.png"
-            channels = explain_feature_maps(loaded, image, path, layer=layer, image_size=image_size)
+        if options.feature_maps:
+            path = options.output / f"{stem}.feature_maps.png"
+            channels = explain_feature_maps(loaded, image, path, layer=options.layer, image_size=options.image_size)
             print(printable(f"{path}  strongest channels {', '.join(map(str, channels[:4]))}"))
 
 
-@app.command()
+@app.command(rich_help_panel=TRAINING)
+@from_fields
 def features(
     model: Model,
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE_OR_FOLDER…", help="Images, and folders searched for images.")
     ],
-    output: Annotated[Path, typer.Option(help="File for the features; ends in .npy.")] = Path("features.npy"),
-    layer: Annotated[
-        str | None, typer.Option(help="Layer whose map is averaged over its places; default what the head takes.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that run together.")] = 8,
-    image_size: ImageSize = None,
+    options: FeatureOptions,
 ) -> None:
     """Write the features of images for retrieval: an array (images, channels), and its images as a list.
 
     Row i of the float32 array belongs to line i of the text file beside it, of the same name but for .txt.
     """
-    if output.suffix != ".npy":
-        raise ValueError(f"output={str(output)!r} must end in .npy")
-    if output.is_dir() or not output.parent.is_dir():
-        what = "a folder, not a file" if output.is_dir() else "in a folder that does not exist"
-        raise FileNotFoundError(f"output={str(output)!r} is {what}")
+    if options.output.suffix != ".npy":
+        raise ValueError(f"output={str(options.output)!r} must end in .npy")
+    if options.output.is_dir() or not options.output.parent.is_dir():
+        what = "a folder, not a file" if options.output.is_dir() else "in a folder that does not exist"
+        raise FileNotFoundError(f"output={str(options.output)!r} is {what}")
     files = find_images(images)
     load_framework()
     import numpy as np
     from rich.console import Console
-    from rich.progress import track
 
     from ..explain import extract_features
     from ..files import placed_whole
     from ..loading import load_model
+    from ..progress import track
 
     loaded = load_model(model)
-    starts = range(0, len(files), batch_size)
-    shown = track(
-        starts, "Extracting features", console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True
-    )
+    starts = range(0, len(files), options.batch_size)
+    shown = track("Extracting features", starts, len(starts), Console(stderr=True))
     rows = [
         extract_features(
-            loaded, files[start : start + batch_size], layer=layer, batch_size=batch_size, image_size=image_size
+            loaded,
+            files[start : start + options.batch_size],
+            layer=options.layer,
+            batch_size=options.batch_size,
+            image_size=options.image_size,
         )
         for start in shown
     ]
-    array, listing = np.concatenate(rows), output.with_suffix(".txt")
-    with placed_whole(output) as aside, placed_whole(listing) as names:
+    array, listing = np.concatenate(rows), options.output.with_suffix(".txt")
+    with placed_whole(options.output) as aside, placed_whole(listing) as names:
         with open(aside, "wb") as file:  # np.save would add .npy to any other name
             np.save(file, array)
         names.write_bytes("".join(f"{path}\n" for path in files).encode("utf-8", "surrogateescape"))
-    print(printable(f"{output}  {array.shape[0]} images, {array.shape[1]} features each; images in {listing}"))
+    print(printable(f"{options.output}  {array.shape[0]} images, {array.shape[1]} features each; images in {listing}"))
 
 
 def check_files(paths: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -10,16 +11,31 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .application import MODEL_HELP, app, load_framework, printable, silenced, tell
+from ..serving.server.serve_options import ServeOptions
+from .application import MODEL_HELP, SERVING, app, load_framework, printable, silenced, tell
+from .from_fields import from_fields
 
 models = typer.Typer(help="Look after a model base: versions, sizes, hashes, labels.", no_args_is_help=True)
-app.add_typer(models, name="models")
+app.add_typer(models, name="models", rich_help_panel=SERVING)
 
-KEY_VARIABLE = "KERAS_RESNEXT_API_KEY"
 Base = Annotated[Path, typer.Argument(metavar="BASE", help="Folder of models, or of one model's versions.")]
 
 
-@app.command()
+@dataclass(frozen=True)
+class ModelOptions:
+    """Of a MODEL that is exported before it is served."""
+
+    labels: Path | None = field(
+        default=None, metadata={"panel": "MODEL", "help": "Text file with one class name a line."}
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata={"panel": "MODEL", "min": 1, "help": "Height and width, where the model leaves them free."},
+    )
+
+
+@app.command(rich_help_panel=SERVING)
+@from_fields
 def serve(
     base: Annotated[
         str,
@@ -28,28 +44,9 @@ def serve(
             help=f"Model base: BASE/NAME/VERSION; or a MODEL, which is exported to a cache first. {MODEL_HELP}",
         ),
     ] = "savedmodels",
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all, then give a key.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page and of REST; 0: a free one.")] = 8501,
-    grpc_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port of gRPC, by custom 8500; default none.")
-    ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Images that go through the network together.")] = 16,
-    batch_timeout_ms: Annotated[
-        float,
-        typer.Option(min=0, help="How long a request waits for others to join it; those that wait anyway are joined."),
-    ] = 0.0,
-    queue: Annotated[int, typer.Option(min=1, help="Images that may wait; beyond them requests get 503.")] = 256,
-    max_request_mb: Annotated[float, typer.Option(min=0.01, help="Size of a request; larger ones get 413.")] = 32.0,
-    request_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request; then it gets 504.")] = 30.0,
-    api_key: Annotated[
-        str | None,
-        typer.Option(help=f"What requests must carry; better as {KEY_VARIABLE}, which no process list shows."),
-    ] = None,
-    poll_seconds: Annotated[float, typer.Option(min=0.05, help="How often the base is looked at.")] = 1.0,
-    labels: Annotated[Path | None, typer.Option(help="MODEL: text file with one class name a line.")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(min=1, help="MODEL: height and width, where the model leaves them free.")
-    ] = None,
+    *,
+    options: ServeOptions,
+    exported: ModelOptions,
 ) -> None:
     """Serve models on this machine: a page to try them in, and TF Serving's REST and gRPC interfaces.
 
@@ -58,24 +55,11 @@ def serve(
     """
     from ..serving.server.launch import check_installed
     from ..serving.server.launch import serve as run
-    from ..serving.server.serve_options import ServeOptions
 
-    options = ServeOptions(
-        host=host,
-        port=port,
-        grpc_port=grpc_port,
-        max_batch=max_batch,
-        batch_timeout=batch_timeout_ms / 1e3,
-        queue=queue,
-        max_request=int(max_request_mb * (1 << 20)),
-        request_timeout=request_timeout,
-        api_key=api_key if api_key is not None else os.environ.get(KEY_VARIABLE) or None,
-        poll=poll_seconds,
-    )
     check_installed(options)
     folder = Path(base)
     if folder.is_dir():
-        if labels or image_size:
+        if exported != ModelOptions():
             raise ValueError(f"--labels and --image-size are for a MODEL; the exports in BASE={base!r} have theirs")
     elif base == "savedmodels":
         raise FileNotFoundError("BASE='savedmodels': there is no such folder; `keras-resnext quickstart` makes one")
@@ -84,8 +68,8 @@ def serve(
         from ..labels import read_labels
         from ..serving.server.exported import export_to_cache
 
-        names = read_labels(labels) if labels else None
-        folder = export_to_cache(base, labels=names, image_size=image_size, tell=tell)
+        names = read_labels(exported.labels) if exported.labels else None
+        folder = export_to_cache(base, labels=names, image_size=exported.image_size, tell=tell)
     _log_to_standard_error()
     run(folder, options, lambda line: print(printable(line), flush=True), silenced)
 
@@ -101,6 +85,7 @@ def _log_to_standard_error() -> None:
 
 
 @models.command("ls")
+@from_fields
 def ls(
     base: Base = Path("savedmodels"),
     verify: Annotated[bool, typer.Option(help="Compare each file with the hash in its manifest.")] = True,
@@ -132,6 +117,7 @@ def ls(
 
 
 @models.command("rm")
+@from_fields
 def rm(
     versions: Annotated[list[Path], typer.Argument(metavar="BASE/NAME/VERSION…", help="Folders of versions.")],
     force: Annotated[bool, typer.Option("--force", help="Also a version that is served or has a label.")] = False,
@@ -145,6 +131,7 @@ def rm(
 
 
 @models.command("label")
+@from_fields
 def label(
     target: Annotated[
         Path, typer.Argument(metavar="BASE/NAME[/VERSION]", help="The version; with --remove the model alone.")

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from ..preprocessing import FILTERS, Preprocessing, load_image, preprocess_input, resize_shorter_side, to_rgb
-from .augment import DRAWS, Augmentation, crop_windows, mix, recolour
+from .augment import DRAWS, crop_windows, mix, recolour
+from .augmentation import Augmentation
 from .listing import Listing
 
 ENGINES = ("auto", "tf.data", "python")

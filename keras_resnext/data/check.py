@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
-from rich.progress import Progress
 
 from ..files import placed_whole
 from ..preprocessing import check_depth
+from ..progress import Bar
 from .listing import Listing
 
 LARGEST_SHARE = 0.01  # of all images that may be skipped
@@ -109,9 +109,8 @@ def leave_out_unreadable(
     if key in known:
         problems = {int(index): str(reason) for index, reason in known[key].items()}
     else:
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task(f"Looking through the {name} images", total=len(listing))
-            problems = find_unreadable(listing, progress=lambda done: progress.update(task, completed=done))
+        with Bar(f"Checking the {name} images", len(listing), console, unit="images") as bar:
+            problems = find_unreadable(listing, progress=bar.update)
     kept, skipped = check_images(listing, strict=strict, limit=limit, problems=problems)
     if memory is not None and key not in known:
         memory.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,8 @@ import tensorflow as tf
 from PIL import Image
 
 from ..preprocessing import Preprocessing
-from .augment import DRAWS, Augmentation, crop_windows, mix, recolour
+from .augment import DRAWS, crop_windows, mix, recolour
+from .augmentation import Augmentation
 from .batches import Plan, antialiased, crop_image, finish_crop, make_image
 from .listing import Listing
 

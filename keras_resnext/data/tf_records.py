@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -11,10 +10,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from ..files import placed_whole
+from ..progress import Bar
 from .check import leave_out_unreadable
 from .listing import Listing, find_splits, read_listing
 from .records import CLASSES_FILE, LAYOUTS
@@ -71,11 +69,11 @@ def write_records(
             listings[split] = listing.select(rng.permutation(len(listing)))
         shards = shards or min(MOST_SHARDS, max(1, round(_size(listings["train"]) / SHARD_BYTES)))
         share = shards / len(listings["train"])
-        with _progress(console, sum(map(len, listings.values()))) as advance:
+        with Bar("Writing", sum(map(len, listings.values())), console, unit="images") as bar:
             for split, listing in listings.items():
                 count = shards if split == "train" else min(MOST_SHARDS, max(1, round(len(listing) * share)))
                 for number, part in enumerate(np.array_split(np.arange(len(listing)), count)):
-                    _write_shard(listing.select(part), folder / f"{split}-{number:05}-of-{count:05}", advance)
+                    _write_shard(listing.select(part), folder / f"{split}-{number:05}-of-{count:05}", bar.advance)
         (folder / CLASSES_FILE).write_bytes(names)
     return listings
 
@@ -152,18 +150,3 @@ def _read(listing: Listing) -> Iterator[bytes]:
     with ThreadPoolExecutor(8) as pool:
         for start in range(0, len(listing), READ_AHEAD):
             yield from pool.map(listing.read, range(start, min(start + READ_AHEAD, len(listing))))
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.0f} images/s" if speed else "")
-
-
-@contextmanager
-def _progress(console: Console, total: int) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), _Rate(), TextColumn("left"))
-    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
-    with bar:
-        task = bar.add_task("Writing", total=total)
-        yield lambda count: bar.advance(task, count)

@@ -1,25 +1,6 @@
 """Clients of TF Serving, over REST and gRPC. The one for REST needs numpy alone: neither Keras nor TensorFlow."""
 
-from .client import (
-    Client,
-    GrpcClient,
-    Image,
-    Metadata,
-    ServingError,
-    ServingTimeoutError,
-    Signature,
-    TensorInfo,
-    VersionStatus,
-)
+import lazy_loader as _lazy
 
-__all__ = [
-    "Client",
-    "GrpcClient",
-    "Image",
-    "Metadata",
-    "ServingError",
-    "ServingTimeoutError",
-    "Signature",
-    "TensorInfo",
-    "VersionStatus",
-]
+# The public names stand in __init__.pyi; each is imported when it is first used.
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

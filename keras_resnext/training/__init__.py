@@ -1,6 +1,6 @@
 """Training from images on disk, by recipes, resumable at any step, on one device or many."""
 
-from .recipes import RECIPES, Recipe, find_recipe
-from .run import TrainingResult, train
+import lazy_loader as _lazy
 
-__all__ = ["RECIPES", "Recipe", "TrainingResult", "find_recipe", "train"]
+# The public names stand in __init__.pyi; each is imported when it is first used.
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

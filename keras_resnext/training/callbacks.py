@@ -3,16 +3,15 @@
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..progress import Bar
 from .state import TrainingDivergedError
 
 
@@ -106,30 +105,22 @@ class Guard(keras.callbacks.Callback):
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """One bar over all steps, with images a second, loss and time left."""
+    """Shows each step of `fit` in a bar that covers all epochs, with the epoch and the figures beside it.
 
-    def __init__(self, console: Console, steps: int, step: int, batch_size: int, epochs: int) -> None:
+    Args:
+        bar: of all steps.
+        epochs: how many there are.
+        shown: names of the figures.
+    """
+
+    def __init__(self, bar: Bar, epochs: int, shown: Collection[str] = ("loss", "top1")) -> None:
         super().__init__()
-        self.batch_size, self.epochs = batch_size, epochs
-        columns = (
-            TextColumn("[bold]{task.description}"),
-            BarColumn(None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.task = self.progress.add_task("training", total=steps, completed=step, rate="")
-        self.epoch = 0
+        self.bar, self.epochs, self.shown, self.epoch = bar, epochs, shown, 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        speed = self.progress.tasks[0].speed
-        shown = {name: float(np.asarray(value)) for name, value in (logs or {}).items() if name in ("loss", "top1")}
-        text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        rate = f"{speed * self.batch_size:.0f} images/s" if speed else ""
-        self.progress.update(self.task, advance=1, rate=rate, description=f"{self.epoch + 1}/{self.epochs}  {text}")
+        figures = {name: float(np.asarray(value)) for name, value in (logs or {}).items() if name in self.shown}
+        text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        self.bar.advance(1, f"epoch {self.epoch + 1}/{self.epochs}  {text}")

@@ -4,9 +4,19 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..data.augment import Augmentation
+from ..data.augmentation import Augmentation
 
 SCHEDULES = ("step", "cosine", "constant")
+OPTIMIZERS = ("sgd", "adamw")
+
+_RECIPE, _OPTIMIZER, _SCHEDULE = "Recipe", "Optimizer", "Schedule"
+
+
+def _read_epochs(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"milestones={text!r} must be numbers of epochs, such as 30,60,90") from None
 
 
 @dataclass(frozen=True)
@@ -36,28 +46,68 @@ class Recipe:
         source: where it comes from.
     """
 
-    epochs: int = 100
-    batch_size: int = 256
-    learning_rate: float = 0.1
+    epochs: int = field(
+        default=100,
+        metadata={"panel": _SCHEDULE, "min": 1, "help": "Passes over the images; stretches the schedule."},
+    )
+    batch_size: int = field(
+        default=256,
+        metadata={"panel": _OPTIMIZER, "min": 1, "help": "Images per step; scales the learning rate."},
+    )
+    learning_rate: float = field(
+        default=0.1, metadata={"panel": _OPTIMIZER, "help": "Learning rate at the recipe's own batch size."}
+    )
     base_batch_size: int = 256
-    optimizer: str = "sgd"
+    optimizer: str = field(
+        default="sgd", metadata={"panel": _OPTIMIZER, "choices": OPTIMIZERS, "help": "sgd (PyTorch's) or adamw."}
+    )
     momentum: float = 0.9
     nesterov: bool = False
-    weight_decay: float = 1e-4
-    decay_norm_and_bias: bool = True
-    schedule: str = "constant"
-    milestones: tuple[int, ...] = ()
+    weight_decay: float = field(
+        default=1e-4, metadata={"panel": _OPTIMIZER, "help": "L2 for sgd, decoupled for adamw."}
+    )
+    decay_norm_and_bias: bool = field(
+        default=True, metadata={"panel": "Norms and biases", "help": "Apply weight decay to norms and biases too."}
+    )
+    schedule: str = field(
+        default="constant", metadata={"panel": _SCHEDULE, "choices": SCHEDULES, "help": "step, cosine or constant."}
+    )
+    milestones: tuple[int, ...] = field(
+        default=(),
+        metadata={
+            "panel": _SCHEDULE, "type": str, "read": _read_epochs,
+            "help": "Epochs after which --schedule step divides the rate by 10, such as 30,60,90.",
+        },
+    )  # fmt: skip
     factor: float = 0.1
-    warmup_epochs: float = 0
-    label_smoothing: float = 0.0
-    clip_norm: float | None = None
-    accumulate: int = 1
-    ema: float = 0.0
-    head_epochs: int = 0
+    warmup_epochs: float = field(
+        default=0, metadata={"panel": _SCHEDULE, "help": "Epochs during which the learning rate rises."}
+    )
+    label_smoothing: float = field(
+        default=0.0, metadata={"panel": _RECIPE, "help": "Share of the target that is spread over all classes."}
+    )
+    clip_norm: float | None = field(
+        default=None, metadata={"panel": _OPTIMIZER, "help": "Largest norm of the whole gradient."}
+    )
+    accumulate: int = field(
+        default=1, metadata={"panel": _OPTIMIZER, "min": 1, "help": "Average the gradients of N steps for each update."}
+    )
+    ema: float = field(
+        default=0.0,
+        metadata={"panel": _RECIPE, "help": "Share of the training that averages the weights; 0 for none."},
+    )
+    head_epochs: int = field(
+        default=0,
+        metadata={"panel": _RECIPE, "min": 0, "help": "Epochs that train only the head first."},
+    )
     head_rate: float = 10.0
-    drop_path_rate: float = 0.0
+    drop_path_rate: float = field(
+        default=0.0, metadata={"panel": _RECIPE, "help": "Probability of dropping a residual branch."}
+    )
     augmentation: Augmentation = field(default_factory=Augmentation)
-    patience: int | None = None
+    patience: int | None = field(
+        default=None, metadata={"panel": _SCHEDULE, "min": 1, "help": "Stop after N epochs without a better one."}
+    )
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -79,8 +129,8 @@ class Recipe:
         for name in ("momentum", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be at least 0 and below 1")
-        if self.optimizer not in ("sgd", "adamw"):
-            raise ValueError(f"optimizer={self.optimizer!r} must be sgd or adamw")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer={self.optimizer!r} must be {' or '.join(OPTIMIZERS)}")
         if not 0 <= self.head_epochs <= self.epochs:
             raise ValueError(f"head_epochs={self.head_epochs!r} must lie in 0..epochs={self.epochs}")
         if self.weight_decay < 0:

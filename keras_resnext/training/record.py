@@ -14,6 +14,7 @@ import numpy as np
 
 from ..data import Listing
 from . import distribution
+from .options import RunOptions
 from .recipes import Recipe
 from .session import CHECKPOINT, RUN
 from .state import SavedState
@@ -28,12 +29,9 @@ def describe_run(
     training: Listing,
     validation: Listing | None,
     recipe: Recipe,
-    seed: int,
-    arguments: Mapping[str, Any],
-    command: Mapping[str, Any],
-    validation_size: int | None,
+    options: RunOptions,
 ) -> dict[str, Any]:
-    """What repeats a run, as JSON has it; `arguments` and `command` as `train` has them."""
+    """What repeats a run, as JSON has it; in `options` the size of validation images is decided."""
     packages = ("keras_resnext", "keras", keras.backend.backend(), "numpy", "pillow")
     versions = {}
     for name in packages:
@@ -45,12 +43,12 @@ def describe_run(
     if validation is not None:
         data |= {"validation": validation.fingerprint(), "validation_images": len(validation)}
     run = {
-        "command": dict(command),
-        "arguments": dict(arguments),
+        "command": dict(options.command),
+        "arguments": dict(options.arguments),
         "recipe": asdict(recipe),
-        "seed": seed,
+        "seed": options.seed,
         "data": data,
-        "validation_size": None if validation is None else validation_size,
+        "validation_size": None if validation is None else options.validation_size,
         "backend": keras.backend.backend(),
         "device": distribution.describe_devices(),
         "devices": distribution.devices(),

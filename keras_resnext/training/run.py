@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..network.input_preprocessing import get_preprocessing
 from ..runtimes.keras_model import check_classifier
 from . import distribution
 from .failures import explain_failure
+from .options import RunOptions
 from .recipes import Recipe
 from .record import describe_run, find_changes, find_checkpoint
 from .session import BEST, BOARD, CHECKPOINT, CURVES, HISTORY, LABELS, LAST, RUN, Session, write
@@ -51,17 +52,8 @@ def train(
     *,
     recipe: Recipe,
     output: str | os.PathLike[str],
-    seed: int = 0,
-    validation_size: int | None = None,
-    save_steps: int | None = None,
-    save_seconds: float = 600,
-    engine: str = "auto",
-    cache: bool = False,
-    workers: int | None = None,
-    tensorboard: bool = False,
-    arguments: Mapping[str, Any] | None = None,
-    command: Mapping[str, Any] | None = None,
     console: Console | None = None,
+    **options: Any,
 ) -> TrainingResult:
     """Trains a classifier, or goes on where an interrupted run stopped.
 
@@ -74,18 +66,12 @@ def train(
         training, validation: images with as many classes as the model; without validation, best is by training.
         recipe: of `recipes.find_recipe`.
         output: folder.
-        seed: of the order and of every variation. The weights a model starts with are the caller's.
-        validation_size: side of the validation images; default that of the model, else of its preprocessing.
-        save_steps, save_seconds: how often checkpoint.npz is written inside an epoch.
-        engine, workers: of `data.training_batches`.
-        cache: keep the encoded training images in memory.
-        tensorboard: also write the figures of each epoch for TensorBoard, into `output`/tensorboard.
-        arguments: what else makes the run what it is; a run is resumed by the same ones alone.
-        command: what else run.json remembers.
         console: where to print; default standard output.
+        options: fields of `RunOptions`, such as seed, validation_size, save_steps, cache, workers and tensorboard.
 
     Raises:
         ImportError: `tensorboard` and TensorBoard is not installed.
+        TypeError: an option that `RunOptions` does not have.
         ValueError: model and images that do not fit, or a checkpoint of a run with other arguments.
         RuntimeError: another backend than TensorFlow or JAX, an image that can be read no more, a batch too large for
             the device's memory; the loss or a weight became NaN or infinite, or another process was lost; the last
@@ -94,6 +80,7 @@ def train(
         SystemExit: SIGTERM or Ctrl-C, after the step was finished and saved.
     """
     check_backend()
+    told = RunOptions.of(options)
     console = console or Console(highlight=False)
     folder = Path(output)
     classes = check_classifier(model)
@@ -103,14 +90,14 @@ def train(
     if validation is not None and validation.classes != training.classes:
         raise ValueError("validation must have the same classes as training")
     shard = distribution.shard()
-    plan = Plan(len(training), recipe.batch_size, seed, recipe.augmentation.repeats, shard)
+    plan = Plan(len(training), recipe.batch_size, told.seed, recipe.augmentation.repeats, shard)
     if recipe.batch_size % (devices := distribution.devices()):
         raise ValueError(f"batch_size={recipe.batch_size!r} must be a multiple of the {devices} devices")
     preprocessing = get_preprocessing(model)
-    size = validation_size or model.inputs[0].shape[1] or preprocessing.size
-    run = describe_run(model, training, validation, recipe, seed, arguments or {}, command or {}, size)
+    size = told.validation_size or model.inputs[0].shape[1] or preprocessing.size
+    run = describe_run(model, training, validation, recipe, replace(told, validation_size=size))
     before, saved = find_checkpoint(folder, run)
-    board = open_board(folder / BOARD) if tensorboard and not shard[0] else None
+    board = open_board(folder / BOARD) if told.tensorboard and not shard[0] else None
     if shard[0]:  # the first process speaks and writes for all
         console = Console(quiet=True)
     else:
@@ -119,7 +106,7 @@ def train(
         write(folder / RUN, json.dumps(run, indent=2) + "\n")
         write(folder / LABELS, "".join(f"{name}\n" for name in training.classes))
 
-    session = Session(model, plan, recipe, folder, console, save_steps, save_seconds, board)
+    session = Session(model, plan, recipe, folder, console, told, board)
     if saved:
         session.resume(saved)
         for name, (old, new) in find_changes(before, run).items():
@@ -131,15 +118,22 @@ def train(
     held_out = None
     if validation is not None:
         held_out = ValidationBatches(
-            validation, preprocessing, size=size, batch_size=recipe.batch_size, shard=shard, workers=workers
+            validation, preprocessing, size=size, batch_size=recipe.batch_size, shard=shard, workers=told.workers
         )
 
-    read = CachedReader(training).read if cache else None
+    read = CachedReader(training).read if told.cache else None
 
     def batches(steps: range) -> Any:
         return distribution.prefetched(
             training_batches(
-                training, plan, recipe.augmentation, preprocessing, steps, engine=engine, read=read, workers=workers
+                training,
+                plan,
+                recipe.augmentation,
+                preprocessing,
+                steps,
+                engine=told.engine,
+                read=read,
+                workers=told.workers,
             )
         )
 
@@ -148,8 +142,8 @@ def train(
     except TrainingDivergedError:
         raise
     except Exception as error:
-        if told := explain_failure(error, session, training, validation):
-            raise told from error
+        if reason := explain_failure(error, session, training, validation):
+            raise reason from error
         if shard[1] == 1 or isinstance(error, OSError):
             raise
         first = (str(error).splitlines() or [type(error).__name__])[0]

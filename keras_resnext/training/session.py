@@ -13,10 +13,12 @@ from rich.console import Console
 
 from ..data import Plan, ValidationBatches
 from ..files import placed_whole
+from ..progress import Bar
 from ..weights.keras_files import save_keras
 from . import distribution
 from .callbacks import Guard, MovingAverage, ProgressBar
 from .curves import draw_history
+from .options import RunOptions
 from .recipes import Recipe
 from .state import SavedState, TrainingDivergedError, find_not_finite, save_state
 from .step import compile_model
@@ -35,12 +37,11 @@ class Session:
         recipe: Recipe,
         folder: Path,
         console: Console,
-        save_steps: int | None,
-        save_seconds: float,
+        options: RunOptions,
         board: Callable[[Mapping[str, float]], None] | None = None,
     ) -> None:
         self.model, self.plan, self.recipe, self.folder, self.console = model, plan, recipe, folder, console
-        self.save_steps, self.save_seconds, self.saved_at = save_steps, save_seconds, time.monotonic()
+        self.options, self.saved_at = options, time.monotonic()
         self.writes = plan.shard[0] == 0
         self.board = board
         self.step = 0
@@ -68,9 +69,10 @@ class Session:
 
     def run(self, batches: Callable[[range], Any], held_out: ValidationBatches | None) -> None:
         recipe, spe = self.recipe, self.plan.steps_per_epoch
-        bar = ProgressBar(self.console, recipe.epochs * spe, self.step, self.plan.batch_size, recipe.epochs)
+        steps, size = recipe.epochs * spe, self.plan.batch_size
         try:
-            with bar.progress:
+            with Bar("Training", steps, self.console, done=self.step, unit="images", per_step=size) as shown:
+                bar = ProgressBar(shown, recipe.epochs)
                 for head, epochs in (
                     (True, range(recipe.head_epochs)),
                     (False, range(recipe.head_epochs, recipe.epochs)),
@@ -186,9 +188,9 @@ class Session:
                 self.board(self.history[-1])
 
     def _is_due(self, step: int) -> bool:
-        if self.save_steps:
-            return step % self.save_steps == 0
-        return time.monotonic() - self.saved_at > self.save_seconds
+        if self.options.save_steps:
+            return step % self.options.save_steps == 0
+        return time.monotonic() - self.saved_at > self.options.save_seconds
 
     def _save(self, step: int, head: bool, guard: Guard | None) -> None:
         self.saved_at = time.monotonic()

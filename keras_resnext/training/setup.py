@@ -18,7 +18,8 @@ from ..preprocessing import Preprocessing
 from .curves import draw_batch, draw_schedule
 from .distribution import has_gpu
 from .optimizers import make_schedule
-from .recipes import Recipe
+from .options import ImageOptions, NetworkOptions
+from .recipes import Recipe, find_recipe
 
 HELD_OUT = 0.1
 
@@ -34,6 +35,15 @@ RESERVED = {
     "drop_path_rate": "--drop-path-rate",
     "name": "--model",
 }
+
+
+def choose_recipe(name: str, changes: Mapping[str, Any], network: NetworkOptions, console: Console) -> Recipe:
+    """The recipe called `name` with some fields changed; without weights no epochs train the head alone by default."""
+    recipe = find_recipe(name, **changes)
+    if network.weights is None and "head_epochs" not in changes and recipe.head_epochs:
+        console.print("Without --weights the whole network is trained from the first epoch, not the head first.")
+        recipe = replace(recipe, head_epochs=0)
+    return recipe
 
 
 def check_options(options: Mapping[str, Any], sync_bn: bool = False) -> dict[str, Any]:
@@ -79,14 +89,13 @@ def find_images(data: Path, val: str | None, seed: int) -> tuple[Listing, Listin
 def look_through(
     training: Listing,
     validation: Listing | None,
-    *,
-    memory: Path | None,
-    strict: bool,
-    limit: int | None,
+    chosen: ImageOptions,
     console: Console,
+    memory: Path | None = None,
 ) -> tuple[Listing, Listing | None]:
-    """The images that can be read; `leave_out_unreadable` says what the options mean."""
-    options: dict[str, Any] = {"strict": strict, "limit": limit, "console": console, "memory": memory}
+    """The images that can be read; `memory` as of `leave_out_unreadable`."""
+    options: dict[str, Any] = {"strict": chosen.strict, "limit": chosen.skip_limit, "console": console}
+    options["memory"] = memory
     training = leave_out_unreadable(training, "training", **options)
     held = ", none to validate on"
     if validation is not None:
@@ -104,24 +113,25 @@ def _share(text: str | None) -> float | None:
 
 
 def build_model(
-    name: str,
+    network: NetworkOptions,
     recipe: Recipe,
     *,
     classes: int,
-    weights: str | None,
-    options: Mapping[str, Any],
     seed: int,
-    precision: str | None,
     resize: bool = True,
     val_size: int | None = None,
 ) -> tuple[keras.Model, Recipe]:
     """The model to train, and the recipe with the size of its images.
 
     Args:
+        network: what to build.
+        recipe: how it will be trained.
+        classes: of the images.
+        seed: of the weights.
         resize: whether the recipe's images take the size of the architecture where the recipe is for another.
         val_size: side of validation images, where it differs from the training's.
     """
-    row = find_architecture(name)
+    row = find_architecture(network.model)
     own = recipe.augmentation.size
     if resize and (row.image_size < 64) != (own < 64):
         recipe = replace(recipe, augmentation=replace(recipe.augmentation, size=row.image_size))
@@ -129,23 +139,22 @@ def build_model(
     seen = val_size or (max(size, row.image_size) if resize else size)
     keras.utils.set_random_seed(seed)
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision or ("mixed_bfloat16" if has_gpu() else "float32"))
+    keras.config.set_dtype_policy(network.precision or ("mixed_bfloat16" if has_gpu() else "float32"))
     try:
         model = create(
-            name,
+            network.model,
             classes=classes,
-            weights=weights,
+            weights=network.weights,
             input_shape=(size, size, 3) if seen == size else (None, None, 3),
             drop_path_rate=recipe.drop_path_rate,
-            **options,
+            **check_options(network.options, network.sync_bn),
         )
     finally:
         keras.config.set_dtype_policy(before)
     known = get_preprocessing(model)
     if known.size != seen:
-        set_preprocessing(
-            model, replace(known, size=seen, resize=known.resize_for(seen)) if weights else Preprocessing(size=seen)
-        )
+        changed = replace(known, size=seen, resize=known.resize_for(seen)) if network.weights else Preprocessing(seen)
+        set_preprocessing(model, changed)
     return model, recipe
 
 

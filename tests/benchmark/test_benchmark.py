@@ -93,8 +93,8 @@ def test_processes_that_end_are_told_of():
     ("arguments", "message"),
     [
         (["trainig"], "rows='trainig' must be among training, "),
-        (["help", "--precision", "int4"], "precision='int4' must be one of float32, tf32, bfloat16"),
-        (["help", "--lowering", "wide"], "lowering='wide' must be one of auto, grouped, merged"),
+        (["help", "--precision", "int4"], "--precision 'int4' must be one of float32, tf32, bfloat16"),
+        (["help", "--lowering", "wide"], "--lowering 'wide' must be one of auto, grouped, merged"),
         (["help", "--architecture", "resnext51"], "resnext51"),
     ],
 )

@@ -154,7 +154,7 @@ def test_as_a_process(tmp_path):
 
 
 def test_help_loads_no_framework():
-    code = "import keras_resnext.cli; print('keras' in sys.modules)"
+    code = "import sys, keras_resnext.cli; print('keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 

@@ -165,7 +165,7 @@ def test_unreadable_images(folder, tmp_path, capsys):
         ("nothing", "records", [], "there is no such file or folder"),
         ("images", "images", [], "must be a new or an empty folder; it holds 'train'"),
         ("images", "images/train/cat/0.jpg", [], "is a file, not a folder"),
-        ("images", "records", ["--shards", 18], "shards=18 must lie in 1..17"),
+        ("images", "records", ["--shards", 18], "--shards 18 must lie in 1..17"),
         ("images", "records", ["--shards", 0], "shards"),
         ("list.json", "records", [], "class name 'two\\nlines' must be one line"),
         ("tfds:no_such_thing", "records", [], "tensorflow_datasets"),

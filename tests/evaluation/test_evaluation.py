@@ -463,7 +463,7 @@ def test_on_the_command_line(model: keras.Model, tmp_path: Path, capsys: Any, ex
     assert err == f"keras-resnext: skipped {str(spoiled[0])!r}: it is no image that Pillow knows\n"
     for added, message in (
         (["--strict"], "is no image"),
-        (["--interpolation", "nearest"], "interpolation='nearest'"),
+        (["--interpolation", "nearest"], "--interpolation 'nearest'"),
     ):
         code, out, err = run(*arguments, *added, capsys=capsys)
         assert (code, out, err.count("\n")) == (2, "", 1)

@@ -759,7 +759,7 @@ def test_what_the_command_refuses(tmp_path, base, plain):
         ((base, "--port", plain.port), "cannot listen there: Address already in use"),
         ((base, "--host", "no.such.host.invalid"), "cannot listen there"),
         ((base, "--labels", "x"), "the exports in BASE"),
-        ((base, "--api-key", "a b"), "api_key='…' must be visible ASCII characters"),
+        ((base, "--api-key", "a b"), "--api-key '…' must be visible ASCII characters"),
         ((base, "--max-batch", 0), "greater than or equal to 1"),
     ]
     for arguments, message in cases:

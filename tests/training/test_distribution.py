@@ -17,9 +17,8 @@ import typer
 import yaml
 
 from keras_resnext import cli
-from keras_resnext.digits import write_folders
 from keras_resnext.training import distribution
-from tests.training.test_train import SMALL
+from tests.training.small_runs import SMALL
 
 CODE = "from keras_resnext.cli import run; run()"
 
@@ -45,15 +44,22 @@ def read_history(folder):
         return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-@pytest.mark.slow
-def test_two_processes_compute_what_one_does_and_notice_a_loss(tmp_path):
-    write_folders(data := tmp_path / "digits")
-    arguments = ("--batch-size", "64", "--epochs", "3")
-    alone = start(data, tmp_path / "alone", *arguments)
-    _, errors = alone.communicate(timeout=300)
-    assert alone.returncode == 0, errors
+ARGUMENTS = ("--batch-size", "64", "--epochs", "2", "--sync-bn")
 
-    both = start_two(data, tmp_path / "both", *arguments)
+
+@pytest.fixture(scope="module")
+def alone(digits, tmp_path_factory):
+    """What one process computes on one device, on JAX."""
+    output = tmp_path_factory.mktemp("alone")
+    process = start(digits, output, *ARGUMENTS)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does_and_notice_a_loss(digits, alone, tmp_path):
+    both = start_two(digits, tmp_path / "both", *ARGUMENTS)
     while not (tmp_path / "both" / "checkpoint.npz").exists():
         assert both[0].poll() is None, both[0].communicate()
         time.sleep(0.05)
@@ -64,13 +70,13 @@ def test_two_processes_compute_what_one_does_and_notice_a_loss(tmp_path):
         assert both[0].returncode == 2, errors
         assert "process 0 of 2 lost the others" in errors
         assert "start all of them again" in errors
-    for process in (again := start_two(data, tmp_path / "both", *arguments)):
+    for process in (again := start_two(digits, tmp_path / "both", *ARGUMENTS)):
         process.wait(timeout=300)
     assert [process.returncode for process in again] == [0, 0], again[0].communicate()[1]
 
-    for one, two in zip(read_history(tmp_path / "alone"), read_history(tmp_path / "both"), strict=True):
+    for one, two in zip(read_history(alone), read_history(tmp_path / "both"), strict=True):
         assert one == pytest.approx(two, rel=1e-4, abs=1e-6)
-    with np.load(tmp_path / "alone" / "checkpoint.npz") as a, np.load(tmp_path / "both" / "checkpoint.npz") as b:
+    with np.load(alone / "checkpoint.npz") as a, np.load(tmp_path / "both" / "checkpoint.npz") as b:
         for name in a:
             if name.startswith("model/"):
                 np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4)
@@ -90,19 +96,21 @@ TWO_DEVICES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", TWO_DEVICES)
-def test_two_devices_compute_what_one_does(backend, tmp_path):
+def test_two_devices_compute_what_one_does(backend, digits, alone, tmp_path):
     """tf.distribute.MirroredStrategy and keras.distribution.DataParallel, on one CPU that passes for two."""
-    write_folders(data := tmp_path / "digits")
+    if backend == keras.backend.backend():
+        alone = tmp_path / "one"
+        with pytest.raises(SystemExit) as end:
+            cli.main(["train", str(digits), "--output", str(alone), *SMALL, *ARGUMENTS])
+        assert not end.value.code
     environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
-    arguments = [*SMALL, "--batch-size", "64", "--epochs", "2", "--sync-bn"]
-    histories = []
-    for name, before in (("one", ""), ("two", TWO_DEVICES[backend])):
-        command = [sys.executable, "-c", before + CODE, "train", str(data), "--output", str(tmp_path / name)]
-        done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        run = json.loads((tmp_path / name / "run.json").read_text())
-        assert run["devices"] == (2 if before else 1)
-        histories.append(read_history(tmp_path / name))
+    command = [sys.executable, "-c", TWO_DEVICES[backend] + CODE, "train", str(digits), *SMALL, *ARGUMENTS]
+    command += ["--output", str(tmp_path / "two")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    folders = (alone, tmp_path / "two")
+    assert [json.loads((folder / "run.json").read_text())["devices"] for folder in folders] == [1, 2]
+    histories = [read_history(folder) for folder in folders]
     for one, two in zip(*histories, strict=True):
         for name, value in one.items():  # sums in another order may tip one image to another class
             assert two[name] == pytest.approx(value, rel=1e-4, abs=3e-3 if "top" in name else 1e-6), name

@@ -24,15 +24,18 @@ def batch(size=8):
     return rng.standard_normal((size, 32, 32, 3)).astype("float32"), rng.integers(0, 5, size)
 
 
-def train(model, steps=2, momentum=0.9):
-    model.compile(keras.optimizers.SGD(0.05, momentum=momentum), keras.losses.SparseCategoricalCrossentropy())
+def train(model, steps=2, momentum=0.9, eager=False):
+    """Losses of some steps; `eager` saves TensorFlow the seconds of tracing, where their graph does not matter."""
+    eager = eager and keras.backend.backend() == "tensorflow"
+    optimizer = keras.optimizers.SGD(0.05, momentum=momentum)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(), run_eagerly=eager)
     return [float(model.train_on_batch(*batch())) for _ in range(steps)]
 
 
 def changed(model, steps=2):
     """(names of changed weights, names of changed statistics) after some steps."""
     before = {v.path: ops.convert_to_numpy(v) for v in model.variables}
-    train(model, steps)
+    train(model, steps, eager=True)
     names = {v.path for v in model.variables if not np.array_equal(before[v.path], ops.convert_to_numpy(v))}
     statistics = {name for name in names if "moving_" in name}
     return names - statistics, statistics

@@ -1,10 +1,13 @@
 """What a server can be told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 # Bodies that may be in memory at once, in requests of the largest size.
 BODIES = 8
+
+KEY_VARIABLE = "KERAS_RESNEXT_API_KEY"
+_NETWORK, _LIMITS = "Addresses and keys", "Limits"
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,58 @@ class ServeOptions:
         drain: seconds that running requests have to end when the server stops.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8501
-    grpc_port: int | None = None
-    max_batch: int = 16
-    batch_timeout: float = 0.0
-    queue: int = 256
-    max_request: int = 32 << 20
-    request_timeout: float = 30.0
-    api_key: str | None = None
-    poll: float = 1.0
+    host: str = field(
+        default="127.0.0.1",
+        metadata={"panel": _NETWORK, "help": "Address to listen on; 0.0.0.0 for all, and then give a key."},
+    )
+    port: int = field(
+        default=8501,
+        metadata={
+            "panel": _NETWORK, "min": 0, "max": 65535, "help": "Port of the page and of REST; 0 for a free one.",
+        },
+    )  # fmt: skip
+    grpc_port: int | None = field(
+        default=None,
+        metadata={
+            "panel": _NETWORK, "min": 0, "max": 65535, "help": "Port of gRPC, usually 8500; default none.",
+        },
+    )  # fmt: skip
+    max_batch: int = field(
+        default=16, metadata={"panel": _LIMITS, "min": 1, "help": "Images that go through the network together."}
+    )
+    batch_timeout: float = field(
+        default=0.0,
+        metadata={
+            "panel": _LIMITS, "name": "--batch-timeout-ms", "unit": 1e-3, "min": 0,
+            "help": "How long a request waits for others to join it; requests that queue anyway are joined.",
+        },
+    )  # fmt: skip
+    queue: int = field(
+        default=256, metadata={"panel": _LIMITS, "min": 1, "help": "Images that may wait; more requests get 503."}
+    )
+    max_request: int = field(
+        default=32 << 20,
+        metadata={
+            "panel": _LIMITS, "name": "--max-request-mb", "unit": 1 << 20, "min": 0.01,
+            "help": "Largest request in MB; larger ones get 413.",
+        },
+    )  # fmt: skip
+    request_timeout: float = field(
+        default=30.0, metadata={"panel": _LIMITS, "min": 0.1, "help": "Seconds for a request; then it gets 504."}
+    )
+    api_key: str | None = field(
+        default=None,
+        metadata={
+            "panel": _NETWORK, "envvar": KEY_VARIABLE,
+            "help": "Key that requests must carry; the environment variable keeps it out of process lists.",
+        },
+    )  # fmt: skip
+    poll: float = field(
+        default=1.0,
+        metadata={
+            "panel": _LIMITS, "name": "--poll-seconds", "min": 0.05, "help": "How often to look for new versions.",
+        },
+    )  # fmt: skip
     workers: int = 2
     head_timeout: float = 10.0
     connections: int = 2000

@@ -1,0 +1,10 @@
+from .rows import ROWS as ROWS
+from .rows import Row as Row
+from .rows import find_rows as find_rows
+from .runner import Measurement as Measurement
+from .runner import run_benchmark as run_benchmark
+from .tables import draw as draw
+from .tables import save as save
+from .tables import to_json as to_json
+from .tables import to_markdown as to_markdown
+from .work import Work as Work

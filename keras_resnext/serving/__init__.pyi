@@ -1,0 +1,9 @@
+from .client import Client as Client
+from .client import GrpcClient as GrpcClient
+from .client import Image as Image
+from .client import Metadata as Metadata
+from .client import ServingError as ServingError
+from .client import ServingTimeoutError as ServingTimeoutError
+from .client import Signature as Signature
+from .client import TensorInfo as TensorInfo
+from .client import VersionStatus as VersionStatus
