@@ -29,7 +29,7 @@ from .network.options import (
     read_conv_cfg,
     squeeze_width,
 )
-from .network.remat import RematResNeXt
+from .network.remat import Recompute
 from .preprocessing import Preprocessing
 from .weights.sources import load_weights
 
@@ -204,6 +204,7 @@ def ResNeXt(
                 zero_init_residual=zero_init_residual,
                 drop_path_rate=drop_path_rate,
                 se_ratio=se_ratio,
+                with_cp=with_cp,
             )
         maps.append(x)
 
@@ -226,7 +227,7 @@ def ResNeXt(
     inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
     depth = 2 + 3 * sum(stage_blocks) if blocks is not None else depth  # what it is, for the name
     variant = f"{'se' if se_ratio else ''}resnext{depth}_{groups}x{width_per_group}d"
-    model = (RematResNeXt if with_cp else keras.Model)(inputs, outputs, name=name or variant)
+    model = keras.Model(inputs, outputs, name=name or variant)
     if frozen_stages >= 0:
         stages = rf"|layer[1-{frozen_stages}]_\d+_.*" if frozen_stages else ""
         frozen = re.compile(rf"conv1|{prefix}1|stem_\d_.*{stages}")
@@ -327,6 +328,7 @@ def _bottleneck(
     zero_init_residual: bool,
     drop_path_rate: float,
     se_ratio: int | None,
+    with_cp: bool,
 ) -> Tensor:
     """1x1, grouped 3x3, 1x1, added to the shortcut (paper, figure 3c)."""
     stride1, stride2 = (1, stride) if style == "pytorch" else (stride, 1)
@@ -339,7 +341,9 @@ def _bottleneck(
     y = norm(y, name=f"{name}_{prefix}3", zero=zero_init_residual)
     if se_ratio is not None:
         y = _squeeze_excite(y, filters, se_ratio, name=f"{name}_se_layer")
-    if drop_path_rate:
+    if with_cp:
+        y = Recompute(name=f"{name}_cp")([x, y])
+    if drop_path_rate:  # its random numbers are not drawn twice
         y = StochasticDepth(drop_path_rate, name=f"{name}_drop_path")(y)
 
     shortcut = x
@@ -350,6 +354,8 @@ def _bottleneck(
             stride, first = 1, 1
         shortcut = conv(shortcut, filters, 1, stride, name=f"{name}_downsample_{first}")
         shortcut = norm(shortcut, name=f"{name}_downsample_{first + 1}")
+        if with_cp:
+            shortcut = Recompute(name=f"{name}_downsample_cp")([x, shortcut])
 
     return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([y, shortcut]))
 
