@@ -32,12 +32,13 @@ class Recompute(keras.layers.Layer):
         checkpoint = _CHECKPOINTS.get(keras.backend.backend())
         if not training or checkpoint is None:
             return end
-        function, weights, state = self._between()
-        values = [ops.copy(v.value) for v in weights]  # a variable among the arguments would get its gradient twice
-        mapping = [(v, ops.copy(v.value)) for v in state]
+        function, variables = self._between()
+        # As arguments: JAX lets a gradient see nothing else of the computation around it. And as copies: a variable
+        # among the arguments would get its gradient twice.
+        values = [ops.copy(v.value) if v.trainable else ops.stop_gradient(ops.copy(v.value)) for v in variables]
 
         def compute(start: Tensor, *values: Tensor) -> Tensor:
-            with keras.StatelessScope(state_mapping=[*zip(weights, values, strict=True), *mapping]):
+            with keras.StatelessScope(state_mapping=zip(variables, values, strict=True)):
                 return _Training(function)(start, training=True)
 
         return checkpoint(compute, ops.stop_gradient(end), [start, *values])
@@ -45,16 +46,16 @@ class Recompute(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Sequence[tuple[int | None, ...]]) -> tuple[int | None, ...]:
         return input_shape[1]
 
-    def _between(self) -> tuple[keras.Function, list[keras.Variable], list[keras.Variable]]:
-        """(the layers from start to end as a function, their weights, their other variables), found once."""
+    def _between(self) -> tuple[keras.Function, list[keras.Variable]]:
+        """The layers from start to end as a function, and their variables but for seeds; found once."""
         if "_found" not in self.__dict__:
             function = keras.Function(*self._inbound_nodes[0].input_tensors)
             layers = [operation for operation in function.operations if isinstance(operation, keras.Layer)]
-            variables = list({id(v): v for layer in layers for v in layer.variables}.values())
+            variables = {id(v): v for layer in layers for v in layer.variables if "float" in v.dtype}
             # Past Keras's attribute tracking: the layers belong to the model.
-            object.__setattr__(self, "_found", (function, variables))
-        function, variables = self.__dict__["_found"]
-        return function, [v for v in variables if v.trainable], [v for v in variables if not v.trainable]
+            object.__setattr__(self, "_found", (function, list(variables.values())))
+        found: tuple[keras.Function, list[keras.Variable]] = self.__dict__["_found"]
+        return found
 
 
 class _Training(keras.layers.Layer):
