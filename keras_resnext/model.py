@@ -19,7 +19,6 @@ from .network.blocks import LAST, bottleneck
 from .network.blocks import stem as build_stem
 from .network.checks import check_positive, describe_unknown
 from .network.input_preprocessing import InputPreprocessing, usual_preprocessing
-from .network.remat import RematResNeXt
 from .network.structure import USUAL_SIZES, Structure
 from .weights.sources import load_weights
 
@@ -152,7 +151,7 @@ def ResNeXt(
         maps.append(x)
     outputs = _head(x, structure, classifier_activation) if include_top else _features(maps, structure)
     inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
-    model = (RematResNeXt if with_cp else keras.Model)(inputs, outputs, name=name or structure.variant)
+    model = keras.Model(inputs, outputs, name=name or structure.variant)
     _freeze(model, structure)
     if weights is not None:
         # Published weights compute the same only in the network that they were trained in.

@@ -49,7 +49,7 @@ def test_completion_shows_the_public_names_alone():
 @pytest.mark.parametrize("imports", ["keras_resnext, keras", "keras, keras_resnext", "keras_resnext.serving, keras"])
 def test_importing_registers_what_saved_models_need(imports):
     names = set(python(f"import {imports}; print(*keras.saving.get_custom_objects())").split())
-    assert {"keras_resnext>GroupedConv2D", "keras_resnext>BatchNorm", "keras_resnext>RematResNeXt"} <= names
+    assert {"keras_resnext>GroupedConv2D", "keras_resnext>BatchNorm", "keras_resnext>Recompute"} <= names
 
 
 @pytest.mark.parametrize("module", ["keras_resnext", "keras_resnext.serving", "keras_resnext.cli"])

@@ -10,6 +10,7 @@ from keras import layers
 
 from .layers import CeilAveragePooling2D, GroupedConv2D, StochasticDepth, WSConv2D
 from .normalization import norm_layer
+from .remat import Recompute
 from .structure import Block, Structure
 
 Tensor = Any
@@ -46,7 +47,9 @@ def bottleneck(x: Tensor, structure: Structure, block: Block) -> Tensor:
     y = norm(y, structure, name=f"{name}_{prefix}3", zero=structure.zero_init_residual)
     if block.squeezed is not None:
         y = squeeze_excite(y, block.squeezed, name=f"{name}_se_layer")
-    if structure.drop_path_rate:
+    if structure.with_cp:
+        y = Recompute(name=f"{name}_cp")([x, y])
+    if structure.drop_path_rate:  # its random numbers are not drawn twice
         y = StochasticDepth(structure.drop_path_rate, name=f"{name}_drop_path")(y)
     y = layers.Add(name=f"{name}_add")([y, shortcut(x, structure, block) if block.projects else x])
     return layers.ReLU(name=f"{name}_relu")(y)
@@ -54,12 +57,13 @@ def bottleneck(x: Tensor, structure: Structure, block: Block) -> Tensor:
 
 def shortcut(x: Tensor, structure: Structure, block: Block) -> Tensor:
     """A 1x1 convolution, behind average pooling in ResNet-D (arXiv 1812.01187)."""
-    stride, first = block.stride, 0  # the convolution's index in PyTorch's Sequential
+    pooled, stride, first = x, block.stride, 0  # the convolution's index in PyTorch's Sequential
     if structure.avg_down and stride != 1:
-        x = CeilAveragePooling2D(stride, name=f"{block.name}_downsample_0")(x)
+        pooled = CeilAveragePooling2D(stride, name=f"{block.name}_downsample_0")(x)
         stride, first = 1, 1
-    x = convolution(x, structure, block.filters, 1, stride, name=f"{block.name}_downsample_{first}")
-    return norm(x, structure, name=f"{block.name}_downsample_{first + 1}")
+    y = convolution(pooled, structure, block.filters, 1, stride, name=f"{block.name}_downsample_{first}")
+    y = norm(y, structure, name=f"{block.name}_downsample_{first + 1}")
+    return Recompute(name=f"{block.name}_downsample_cp")([x, y]) if structure.with_cp else y
 
 
 def squeeze_excite(x: Tensor, squeezed: int, *, name: str) -> Tensor:

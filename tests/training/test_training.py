@@ -131,6 +131,35 @@ def test_checkpointing_on_top_of_other_layers():
     assert np.isfinite(train(model)).all()
 
 
+def convolutions_in_the_step(model):
+    """How many convolutions, forward and in the gradient, the graph of a training step has."""
+    import tensorflow as tf
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(model(x, training=True))
+        return tape.gradient(total, [v.value for v in model.trainable_variables])
+
+    graph = step.get_concrete_function(tf.TensorSpec((2, 32, 32, 3))).graph
+    return sum(node.type.startswith("Conv2D") for node in graph.get_operations())
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="counts operations of TensorFlow's graph")
+def test_checkpointing_goes_where_the_layers_go(tmp_path):
+    """Into a model on top, a clone, and a saved file; each recomputes as the model itself does."""
+    keras.backend.clear_session()
+    plain, base = (ResNeXt(**SMALL, include_top=False, with_cp=with_cp) for with_cp in (False, True))
+    head = keras.layers.GlobalAveragePooling2D()
+    base.save(tmp_path / "m.keras")
+    expected = convolutions_in_the_step(base)
+    assert expected > 1.2 * convolutions_in_the_step(plain)
+    on_top = keras.Model(base.input, head(base.output))
+    for model in (on_top, keras.models.clone_model(base), keras.saving.load_model(tmp_path / "m.keras")):
+        assert convolutions_in_the_step(model) == expected
+    assert [v.path for v in plain.variables] == [v.path for v in base.variables]
+
+
 @pytest.mark.parametrize("policy", ["float64", "float16", "bfloat16"])
 def test_pure_policies_train(policy):
     keras.config.set_dtype_policy(policy)
