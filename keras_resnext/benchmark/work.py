@@ -60,45 +60,45 @@ _TENSORFLOW, _TORCH = ("tensorflow",), ("torch", "torchvision")
 
 # File or folder -> what writes it before any timing, in a process of its own, and the packages that takes.
 FILES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "base": ("inference:export_base", _TENSORFLOW),
-    "float.tflite": ("inference:export_tflite_float", _TENSORFLOW),
-    "int8.tflite": ("inference:export_tflite_int8", _TENSORFLOW),
-    "ours.onnx": ("inference:export_our_onnx", (*_TENSORFLOW, "tf2onnx", "onnx", "onnxruntime")),
-    "torchvision.onnx": ("inference:export_torchvision_onnx", (*_TORCH, "onnx")),
-    "jpeg": ("images:write", ()),
+    "base": ("inference_runs:export_base", _TENSORFLOW),
+    "float.tflite": ("inference_runs:export_tflite_float", _TENSORFLOW),
+    "int8.tflite": ("inference_runs:export_tflite_int8", _TENSORFLOW),
+    "ours.onnx": ("inference_runs:export_our_onnx", (*_TENSORFLOW, "tf2onnx", "onnx", "onnxruntime")),
+    "torchvision.onnx": ("inference_runs:export_torchvision_onnx", (*_TORCH, "onnx")),
+    "jpeg": ("image_pipelines:write", ()),
 }
 
 CONTENDERS: dict[str, Contender] = {
-    "train": Contender("keras_resnext on TensorFlow", "training:ours", _TENSORFLOW, backend="tensorflow"),
-    "train_stock": Contender("Keras's own Conv2D", "training:stock_keras", _TENSORFLOW, backend="tensorflow"),
-    "train_torch": Contender("PyTorch eager", "training:pytorch", _TORCH),
+    "train": Contender("keras_resnext on TensorFlow", "training_steps:ours", _TENSORFLOW, backend="tensorflow"),
+    "train_stock": Contender("Keras's own Conv2D", "training_steps:stock_keras", _TENSORFLOW, backend="tensorflow"),
+    "train_torch": Contender("PyTorch eager", "training_steps:pytorch", _TORCH),
     "train_jax": Contender("keras_resnext on JAX", "accelerated:train_jax", ("jax",), backend="jax"),
     "train_torch_compiled": Contender("torch.compile", "accelerated:train_torch", _TORCH),
     "infer_jax": Contender("keras_resnext on JAX", "accelerated:infer_jax", ("jax",), backend="jax"),
     "infer_torch_compiled": Contender("torch.compile", "accelerated:infer_torch", _TORCH),
-    "saved_model": Contender("SavedModel, C API", "inference:saved_model", _TENSORFLOW, "base"),
-    "tflite_beside": Contender("its model.tflite", "inference:tflite_beside", ("ai_edge_litert",), "base"),
-    "tflite": Contender("TFLite", "inference:tflite_float", ("ai_edge_litert",), "float.tflite"),
-    "tflite_int8": Contender("TFLite int8", "inference:tflite_int8", ("ai_edge_litert",), "int8.tflite"),
-    "onnx": Contender("our ONNX, ONNX Runtime", "inference:our_onnx", ("onnxruntime",), "ours.onnx"),
+    "saved_model": Contender("SavedModel, C API", "inference_runs:saved_model", _TENSORFLOW, "base"),
+    "tflite_beside": Contender("its model.tflite", "inference_runs:tflite_beside", ("ai_edge_litert",), "base"),
+    "tflite": Contender("TFLite", "inference_runs:tflite_float", ("ai_edge_litert",), "float.tflite"),
+    "tflite_int8": Contender("TFLite int8", "inference_runs:tflite_int8", ("ai_edge_litert",), "int8.tflite"),
+    "onnx": Contender("our ONNX, ONNX Runtime", "inference_runs:our_onnx", ("onnxruntime",), "ours.onnx"),
     "onnx_torch": Contender(
-        "torchvision's ONNX, ONNX Runtime", "inference:torchvision_onnx", ("onnxruntime",), "torchvision.onnx"
+        "torchvision's ONNX, ONNX Runtime", "inference_runs:torchvision_onnx", ("onnxruntime",), "torchvision.onnx"
     ),
-    "openvino": Contender("our ONNX, OpenVINO", "inference:our_openvino", ("openvino",), "ours.onnx"),
+    "openvino": Contender("our ONNX, OpenVINO", "inference_runs:our_openvino", ("openvino",), "ours.onnx"),
     "openvino_torch": Contender(
-        "torchvision's ONNX, OpenVINO", "inference:torchvision_openvino", ("openvino",), "torchvision.onnx"
+        "torchvision's ONNX, OpenVINO", "inference_runs:torchvision_openvino", ("openvino",), "torchvision.onnx"
     ),
-    "images": Contender("tf.data", "images:antialiased", _TENSORFLOW, "jpeg", one_core=True),
-    "images_plain": Contender("tf.data", "images:plain", _TENSORFLOW, "jpeg", one_core=True),
-    "waiting": Contender("fit on tf.data", "images:waiting", _TENSORFLOW, "jpeg", "tensorflow"),
-    "images_torch": Contender("torchvision, Pillow", "images:torchvisions", _TORCH, "jpeg", one_core=True),
+    "images": Contender("tf.data", "image_pipelines:antialiased", _TENSORFLOW, "jpeg", one_core=True),
+    "images_plain": Contender("tf.data", "image_pipelines:plain", _TENSORFLOW, "jpeg", one_core=True),
+    "waiting": Contender("fit on tf.data", "image_pipelines:waiting", _TENSORFLOW, "jpeg", "tensorflow"),
+    "images_torch": Contender("torchvision, Pillow", "image_pipelines:torchvisions", _TORCH, "jpeg", one_core=True),
     "build": Contender("keras_resnext", "starting:build"),
     "build_keras": Contender("keras.applications", "starting:build_keras"),
     "build_torch": Contender("torchvision", "starting:build_torchvision", _TORCH),
     "import": Contender("import keras_resnext", "starting:import_package"),
     "help": Contender("keras-resnext --help", "starting:command_line"),
-    "matmul": Contender("matrix product 2048x2048x2048", "limits:matmul"),
-    "copy": Contender("copy of 256 MB", "limits:copy"),
+    "matmul": Contender("matrix product 2048x2048x2048", "hardware_limits:matmul"),
+    "copy": Contender("copy of 256 MB", "hardware_limits:copy"),
 }
 
 
