@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.argv[0] = "keras-resnext"  # then importing the package imports no framework
 
 from keras_resnext.benchmark import ROWS, run_benchmark  # noqa: E402
 
