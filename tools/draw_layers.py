@@ -23,16 +23,17 @@ def purpose(name: str) -> str:
 
 
 def main() -> None:
-    rows = sum(len(names) for names in LAYERS)
-    figure = new_figure((9, 0.26 * (rows + len(LAYERS))))
+    there = {path.stem for path in PACKAGE.iterdir()}
+    layers = [sorted(names & there) for names in LAYERS]
+    figure = new_figure((9, 0.26 * sum(len(names) + 1 for names in layers)))
     axis = figure.subplots()
     axis.set_axis_off()
     y = 0.0
-    for level, names in enumerate(LAYERS):
+    for level, names in enumerate(layers):
         height = len(names) + 0.6
         colour = "#e3f2fd" if level % 2 else "#bbdefb"
         axis.barh(y + height / 2, 1, height=height, color=colour, edgecolor="white")
-        for i, name in enumerate(sorted(names)):
+        for i, name in enumerate(names):
             label = name + "/" if (PACKAGE / name).is_dir() else name + ".py"
             axis.text(0.01, y + i + 0.8, label, va="center", fontsize=9, family="monospace")
             axis.text(0.22, y + i + 0.8, purpose(name), va="center", fontsize=8, color="#37474f")

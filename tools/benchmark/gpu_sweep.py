@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from keras_resnext.benchmark import ROWS, run_benchmark  # noqa: E402
+from keras_resnext.benchmark import ROWS, run_benchmark
 
 KINDS = {"training": "gpu-training", "inference": "gpu-inference"}
 LOWERINGS = {"grouped": ("grouped", 0), "merged 32": ("merged", 32), "merged 64": ("merged", 64)}
