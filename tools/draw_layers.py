@@ -19,7 +19,7 @@ def purpose(name: str) -> str:
     path = PACKAGE / name
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     text = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0].replace("\n", " ")
-    return text if len(text) <= 84 else text[:83].rsplit(" ", 1)[0] + " …"
+    return text if len(text) <= 110 else text[:109].rsplit(" ", 1)[0] + " …"
 
 
 def main() -> None:
