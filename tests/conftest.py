@@ -22,7 +22,6 @@ def _free_memory():
     Models lie in reference cycles, so only the garbage collector frees them, and it counts objects, not gigabytes;
     and glibc keeps freed memory for itself until malloc_trim.
     """
-    keras.backend.clear_session()
     gc.collect()
     if hasattr(_LIBC, "malloc_trim"):
         _LIBC.malloc_trim(0)
@@ -31,16 +30,30 @@ def _free_memory():
 _LIBC = ctypes.CDLL(None)
 
 
+def _resident_memory():
+    """Bytes that this process holds now; 0 where /proc does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
 @pytest.fixture(autouse=True)
-def _free_memory_after_slow_tests(request):
+def _free_memory_after_large_tests(request):
+    before = _resident_memory()
     yield
     if request.node.get_closest_marker("slow"):
+        keras.backend.clear_session()
+        _free_memory()
+    elif _resident_memory() - before > 2e8:
         _free_memory()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _free_memory_after_file():
     yield
+    keras.backend.clear_session()
     _free_memory()
 
 
