@@ -1,4 +1,7 @@
+import ctypes
+import gc
 import os
+from collections import Counter
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -13,20 +16,50 @@ settings.register_profile("suite", deadline=None, derandomize=True, print_blob=T
 settings.load_profile("suite")
 
 
+def _free_memory():
+    """Gives back what a test has built.
+
+    Models lie in reference cycles, so only the garbage collector frees them, and it counts objects, not gigabytes;
+    and glibc keeps freed memory for itself until malloc_trim.
+    """
+    gc.collect()
+    if hasattr(_LIBC, "malloc_trim"):
+        _LIBC.malloc_trim(0)
+
+
+_LIBC = ctypes.CDLL(None)
+
+
+def _resident_memory():
+    """Bytes that this process holds now; 0 where /proc does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
 @pytest.fixture(autouse=True)
-def _clean_session(request):
-    """Frees what the last test built where that is much: the big models would fill the memory together."""
+def _free_memory_after_large_tests(request):
+    before = _resident_memory()
     yield
     if request.node.get_closest_marker("slow"):
         keras.backend.clear_session()
+        _free_memory()
+    elif _resident_memory() - before > 2e8:
+        _free_memory()
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _clean_session_after_file():
+def _free_memory_after_file():
     yield
     keras.backend.clear_session()
+    _free_memory()
 
 
 def pytest_collection_modifyitems(items):
-    """Fast tests first."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Files with many slow tests first, so that no long file begins when the other worker is done; in them fast tests
+    first."""
+    slow = {item: item.get_closest_marker("slow") is not None for item in items}
+    count = Counter(item.path for item in items if slow[item])
+    items.sort(key=lambda item: (-count[item.path], item.path, slow[item]))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 if __name__ == "__main__":
-    sys.argv[0] = "keras-resnext"  # by which the package knows that help must not wait for a framework
     from keras_resnext.cli import main
 
     main(["convert", *(sys.argv[1:] or ["--help"])])

@@ -25,7 +25,7 @@ OPTIONS = (
 
 
 def command(data: Path, output: Path) -> list[str]:
-    code = "import sys; sys.argv[0] = 'keras-resnext'; from keras_resnext.cli import run; run()"
+    code = "from keras_resnext.cli import run; run()"
     return [sys.executable, "-c", code, "train", str(data), "--output", str(output), *OPTIONS]
 
 

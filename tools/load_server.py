@@ -38,7 +38,7 @@ import numpy as np
 from PIL import Image
 
 NAME = "net"
-START = "import sys; sys.argv[0] = 'keras-resnext'; from keras_resnext.cli import run; run()"
+START = "from keras_resnext.cli import run; run()"
 
 Row = dict[str, Any]
 

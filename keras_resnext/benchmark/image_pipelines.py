@@ -32,7 +32,7 @@ def write(work: Work) -> None:
 def ours(folder: Path, size: int, *, antialias: bool, batch: int = BATCH) -> Callable[[], Any]:
     """What gives the next batch of our pipeline."""
     from keras_resnext.data import Augmentation, Plan, read_listing, training_batches
-    from keras_resnext.published import Preprocessing
+    from keras_resnext.preprocessing import Preprocessing
 
     listing = read_listing(folder)
     augmentation = Augmentation(size=size, antialias=antialias)

@@ -77,7 +77,7 @@ ROWS: dict[str, Row] = {
     ),
 }  # fmt: skip
 
-# Time by area and by batch of what is served; `report.draw_growth` shows both.
+# Time by area and by batch of what is served; `tables.draw_growth` shows both.
 GROWTH_SIZES, GROWTH_BATCHES = (128, 192, 256, 384, 512), (1, 2, 4, 8)
 GROWTH: dict[str, Row] = {
     f"growth-{size}-{batch}": Row(

@@ -43,7 +43,7 @@ def stock_keras(work: Work) -> Callable[[], object]:
     """The same network of Keras's own convolutions."""
     import keras
 
-    from keras_resnext.layers import GroupedConv2D
+    from keras_resnext.network.layers import GroupedConv2D
 
     def plain(layer: Any) -> Any:
         if not isinstance(layer, GroupedConv2D):

@@ -92,7 +92,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for split, count in (("train", 6), ("val", 2)):
         for i, kind in enumerate(("cat", "dog")):
-            inside = folder / "images" / split / kind
+            inside = folder / "photos" / split / kind
             inside.mkdir(parents=True)
             for j in range(count):
                 Image.fromarray(rng.integers(100 * i, 100 * i + 150, (60, 80, 3), "uint8")).save(inside / f"{j}.jpg")

@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.argv[0] = "keras-resnext"  # then importing the package imports no framework
 
-from keras_resnext.benchmark import ROWS, run_benchmark  # noqa: E402
+from keras_resnext.benchmark import ROWS, run_benchmark
 
 KINDS = {"training": "gpu-training", "inference": "gpu-inference"}
 LOWERINGS = {"grouped": ("grouped", 0), "merged 32": ("merged", 32), "merged 64": ("merged", 64)}

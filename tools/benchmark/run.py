@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 if __name__ == "__main__":
     arguments = ["benchmark", *sys.argv[1:]]
-    sys.argv[0] = "keras-resnext"  # then importing the package imports no framework
 
     from keras_resnext.cli import main
 
