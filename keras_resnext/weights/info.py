@@ -15,7 +15,8 @@ from .download import sha256
 from .infer import expected_names, infer_from_names
 from .keras_files import KERAS_SUFFIXES, read_config, read_keras_weights
 from .layouts import detect_layout
-from .names import canonical_names, find_state_dict
+from .names import canonical_names
+from .networks import find_network
 from .published import find_by_sha256
 
 FORMATS = {
@@ -35,6 +36,8 @@ class FileInfo:
         path, size, sha256: the file, its bytes and their hash in hex.
         format: a value of `FORMATS`.
         wrapper: the key under which the weights are, "" for none.
+        prefix: what stands before the network's names, "" for nothing.
+        left_out: what stands beside the network, in groups with counts: "neck.* (12), total_ops (55)".
         layout: whose names the entries have: "torchvision", "mmcls", "timm", "keras_resnext" or "unknown".
         architecture: a name of `list_architectures()`, else a description.
         options: of `ResNeXt`, as read off the weights; empty where they are no ResNeXt's.
@@ -54,6 +57,8 @@ class FileInfo:
     sha256: str
     format: str
     wrapper: str
+    prefix: str
+    left_out: str
     layout: str
     architecture: str
     options: Mapping[str, Any]
@@ -67,13 +72,16 @@ class FileInfo:
     costs: tuple[StageCost, ...]
 
 
-def describe_file(path: str | os.PathLike[str], image_size: int | None = None) -> FileInfo:
+def describe_file(
+    path: str | os.PathLike[str], image_size: int | None = None, *, prefix: str | None = None
+) -> FileInfo:
     """Reads off a file what it is.
 
     Args:
         path: a PyTorch checkpoint, .keras or .weights.h5.
         image_size: height and width in pixels to count operations at; default as a .keras file fixes it, else the
             architecture's.
+        prefix: as in `from_pytorch`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -86,12 +94,12 @@ def describe_file(path: str | os.PathLike[str], image_size: int | None = None) -
         raise FileNotFoundError(f"file={str(path)!r}: there is no such file")
     suffix = next((suffix for suffix in KERAS_SUFFIXES if path.name.endswith(suffix)), "")
     if suffix:
-        form, wrapper, data = suffix, "", read_keras_weights(path)
-        state, averaged = data, False
+        form, averaged, network = suffix, False, find_network(read_keras_weights(path))
     else:
         checkpoint = read_checkpoint(path)
-        form, (wrapper, state) = checkpoint.format, find_state_dict(checkpoint.data)
+        form, network = checkpoint.format, find_network(checkpoint.data, prefix=prefix)
         averaged = _has_average(checkpoint.data)
+    state = network.weights
     canonical = canonical_names(state)
     shapes = {name: tuple(state[original].shape) for original, name in canonical.items()}
     options: dict[str, Any] = {}
@@ -106,6 +114,7 @@ def describe_file(path: str | os.PathLike[str], image_size: int | None = None) -
         problem = "; ".join(
             f"{len(names)} {what}: {', '.join(sorted(names)[:8])}" for what, names in differences.items() if names
         )
+        problem = "; ".join(filter(None, (problem, network.head_problem)))
     digest = sha256(path)
     built = _as_built(path, options) if suffix == ".keras" and options else {}
     size = (image_size, image_size) if image_size else built.pop("image_size", None) or (_usual_size(options),) * 2
@@ -116,8 +125,10 @@ def describe_file(path: str | os.PathLike[str], image_size: int | None = None) -
         size=path.stat().st_size,
         sha256=digest,
         format=FORMATS[form],
-        wrapper=wrapper,
-        layout="keras_resnext" if suffix else detect_layout(state) if options else "unknown",
+        wrapper=network.wrapper,
+        prefix=network.prefix,
+        left_out=network.describe_left_out(),
+        layout="keras_resnext" if suffix else detect_layout(network.originals.values()) if options else "unknown",
         architecture=_architecture(options),
         options=options,
         classes=shapes["fc.weight"][0] if "fc.weight" in shapes else None,
@@ -133,7 +144,7 @@ def describe_file(path: str | os.PathLike[str], image_size: int | None = None) -
 
 def _has_average(data: Any) -> bool:
     try:
-        find_state_dict(data, ema=True)
+        find_network(data, ema=True)
     except ValueError:
         return False
     return True
