@@ -254,11 +254,15 @@ def _build(machine: Machine, _: Any) -> None:
 
 def _persistent(machine: Machine, _: Any) -> None:
     identity = machine.pop()
-    if type(identity) is not tuple or len(identity) < 5 or type(identity[0]) is not str or identity[0] != "storage":
+    kind = identity[0] if type(identity) is tuple and len(identity) >= 4 else None
+    if type(kind) is not str or kind not in ("storage", "module"):
         raise FormatError("a persistent id that is no storage")
-    if type(identity[1]) is Placeholder:  # of a type that no weight has, such as complex numbers
+    # A class of a module with its source, or a storage of a type that no weight has, such as complex numbers.
+    if type(identity[1]) is Placeholder:
         machine.stack.append(Placeholder(identity[1].name))
         return
+    if kind != "storage" or len(identity) < 5:
+        raise FormatError("a persistent id that is no storage")
     machine.stack.append(machine.persistent_load(identity))
 
 

@@ -124,9 +124,11 @@ def read_entries(
         raise ValueError(network.head_problem)
     for note in network.notes:
         warnings.warn(note, stacklevel=3)
-    if left_out := network.describe_left_out():
-        kept = "" if "fc.weight" in network.weights else "; what is loaded is a backbone without a head"
-        warnings.warn(f"left out: {left_out}{kept}", stacklevel=3)
+    told = [f"left out: {left_out}"] if (left_out := network.describe_left_out()) else []
+    if "fc.weight" not in network.weights and not headless:
+        told.append("the checkpoint holds a backbone without a head")
+    if told:
+        warnings.warn("; ".join(told), stacklevel=3)
     entries: Entries = {}
     for plain, name in canonical_names(network.weights).items():
         if name in entries:

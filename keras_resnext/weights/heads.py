@@ -50,7 +50,7 @@ def find_head(beside: Mapping[str, Any], prefix: str, features: int) -> Head:
             return Head(module)  # an `fc` of a wrong shape: whoever compares shapes says so
         elif is_head or (features and not _PREDICTOR.search(word) and _begins_on(entries, features)):
             kernels = [value for value in entries.values() if len(value.shape) == 4]
-            if not kernels or (module and tuple(weight.shape[1:]) == (features, 1, 1)):
+            if not kernels or (weight is not None and tuple(weight.shape[1:]) == (features, 1, 1)):
                 unknown.append(f"{root} ({_describe(entries)})")
     heads = named or unnamed
     if unknown and not named:

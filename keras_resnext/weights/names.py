@@ -5,7 +5,7 @@ Whatever the library, an entry gets one *canonical* name: `conv1`, `norm1`, `ste
 each with `.weight`, `.bias`, `.running_mean` or `.running_var`.
 """
 
-import os
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 
@@ -45,7 +45,9 @@ def strip_prefixes(names: Iterable[str]) -> dict[str, str]:
     """Maps each name to itself without the wrapper prefixes that all of them share (counters apart), in one pass."""
     names = list(names)
     runs = [_WRAPPERS.match(name)[0] for name in names if not IGNORED.search(name)]  # type: ignore[index]
-    shared = os.path.commonprefix(runs)
+    # What the first and the last in order share, all share.
+    pairs = zip(min(runs, default=""), max(runs, default=""), strict=False)
+    shared = "".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
     shared = shared[: shared.rfind(".") + 1]
     return {name: name.removeprefix(shared) for name in names}
 
