@@ -46,9 +46,6 @@ class Placeholder:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __repr__(self) -> str:
-        return f"<not built: {self.name}>"
-
 
 class Table(NamedTuple):
     """All names that are given a meaning, and what states do to objects, by their type."""
@@ -136,13 +133,12 @@ def run(file: IO[bytes], table: Table, persistent_load: Callable[[tuple[Any, ...
 
 def hashable(key: Any, leaves: int = MAX_KEY) -> Any:
     """The key of a dictionary or element of a set, if hashing it is cheap whatever the file says."""
-    waiting, nested = [key], 0
+    waiting = [key]
     while waiting:
         part = waiting.pop()
         leaves -= 1
         if type(part) is tuple and len(part) <= leaves:
             waiting += part
-            nested += 1
         elif isinstance(part, (np.generic, np.dtype)):
             continue
         elif type(part) not in (str, bytes, int, float, bool, type(None), Placeholder):
@@ -178,20 +174,18 @@ def _set_item(machine: Machine, _: Any) -> None:
 
 def _extend(machine: Machine, items: list[Any]) -> None:
     target = machine.top()
-    if type(target) is Placeholder:
-        return
-    if type(target) is not list:
+    if type(target) not in (list, Placeholder):
         raise FormatError(f"appends to an object of type {type(target).__name__}")
-    target.extend(items)
+    if type(target) is list:
+        target.extend(items)
 
 
 def _add_items(machine: Machine, _: Any) -> None:
     items, target = machine.pop_mark(), machine.top()
-    if type(target) is Placeholder:
-        return
-    if type(target) is not set:
+    if type(target) not in (set, Placeholder):
         raise FormatError(f"adds to an object of type {type(target).__name__}")
-    target.update(hashable(item) for item in items)
+    if type(target) is set:
+        target.update(hashable(item) for item in items)
 
 
 def _tuple(length: int) -> Callable[[Machine, Any], None]:
@@ -222,8 +216,9 @@ def _call(machine: Machine, _: Any) -> None:
     args, function = machine.pop(), machine.pop()
     if type(function) is Placeholder:
         # copyreg's functions make an object of the class that is their first argument.
-        of_class = function.name.startswith(("copyreg.", "copy_reg.")) and type(args) is tuple and args
-        inner = args[0] if of_class else None
+        inner = (
+            args[0] if function.name.startswith(("copyreg.", "copy_reg.")) and type(args) is tuple and args else None
+        )
         machine.stack.append(Placeholder(inner.name if type(inner) is Placeholder else function.name))
         return
     if type(function) is not Global:
@@ -254,16 +249,12 @@ def _build(machine: Machine, _: Any) -> None:
 
 def _persistent(machine: Machine, _: Any) -> None:
     identity = machine.pop()
-    kind = identity[0] if type(identity) is tuple and len(identity) >= 4 else None
-    if type(kind) is not str or kind not in ("storage", "module"):
-        raise FormatError("a persistent id that is no storage")
     # A class of a module with its source, or a storage of a type that no weight has, such as complex numbers.
-    if type(identity[1]) is Placeholder:
-        machine.stack.append(Placeholder(identity[1].name))
-        return
-    if kind != "storage" or len(identity) < 5:
+    if type(identity) is tuple and len(identity) >= 4 and type(identity[1]) is Placeholder:
+        return machine.stack.append(identity[1])
+    if type(identity) is not tuple or len(identity) < 5 or type(identity[0]) is not str or identity[0] != "storage":
         raise FormatError("a persistent id that is no storage")
-    machine.stack.append(machine.persistent_load(identity))
+    return machine.stack.append(machine.persistent_load(identity))
 
 
 def _push(machine: Machine, value: Any) -> None:
