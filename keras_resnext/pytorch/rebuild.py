@@ -153,14 +153,19 @@ def _numpy_array(machine: Machine, args: tuple[Any, ...]) -> np.ndarray:
 
 
 def _numpy_from_buffer(machine: Machine, args: tuple[Any, ...]) -> np.ndarray | Placeholder:
-    """`(bytes, dtype, shape, order)`, as protocol 5 has it."""
-    if len(args) != 4 or type(args[3]) is not str:
+    """`(bytes, dtype, shape, order[, axes])`, as protocol 5 has it; order K has the axes in another sequence."""
+    if not 4 <= len(args) <= 5 or type(args[3]) is not str:
         raise FormatError("a NumPy array takes bytes, a dtype, a shape and an order")
     if type(args[1]) is Placeholder:
         return Placeholder("numpy.ndarray")
     array = np.empty(0, np.int8)
     _build_array(machine, array, (1, args[2], args[1], args[3] == "F", args[0]))
-    return array
+    axes = args[4] if len(args) > 4 and args[3] == "K" else None
+    if axes is None:
+        return array
+    if type(axes) not in (tuple, list) or len(axes) != array.ndim or any(type(axis) is not int for axis in axes):
+        raise FormatError("a NumPy array with a wrong order of axes")
+    return array.transpose(axes)
 
 
 def _build_dict(machine: Machine, target: Any, state: Any) -> None:
