@@ -31,6 +31,7 @@ def convert(
     layout: str | None = None,
     ema: bool = False,
     bgr: bool = False,
+    prefix: str | None = None,
     verify: bool = False,
     **options: Any,
 ) -> tuple[keras.Model, Agreement | None]:
@@ -40,7 +41,7 @@ def convert(
         source: what `loading.load_model` takes: a PyTorch checkpoint, .keras, .weights.h5, or a published name.
         target: ends in .keras, .weights.h5, .pth, .pt or .safetensors; an existing file is replaced.
         layout: of PyTorch files, "torchvision" (the default), "mmcls" or "timm".
-        ema, bgr: as in `from_pytorch`.
+        ema, bgr, prefix: as in `from_pytorch`.
         verify: whether to run the PyTorch file in torchvision's or timm's own network, and the other file in Keras, on
             the same images. Where they differ, `target` is left as it was.
         options: of `ResNeXt`: `classes` for a new, random head; what weights cannot show, such as `style`.
@@ -70,7 +71,7 @@ def convert(
         raise ValueError("verify=True compares with PyTorch, so source or target must be a PyTorch file")
     if verify and options.get("classes") is not None:
         raise ValueError(f"verify=True cannot compare a new random head; classes={options['classes']!r} makes one")
-    model = load_model(source, ema=ema, bgr=bgr, **options)
+    model = load_model(source, ema=ema, bgr=bgr, prefix=prefix, **options)
     if path.suffix != ".keras" and (lost := _lost(model)):
         warnings.warn(f"{path.name} cannot hold {', '.join(lost)}; only .keras files do", stacklevel=2)
     with placed_whole(path) as aside:
@@ -84,7 +85,7 @@ def convert(
             if checkpoint is None:
                 agreement = verify_weights(model, aside)
             else:
-                agreement = verify_weights(load_model(aside), checkpoint, ema=ema, bgr=bgr)
+                agreement = verify_weights(load_model(aside), checkpoint, ema=ema, bgr=bgr, prefix=prefix)
     return model, agreement
 
 

@@ -12,6 +12,7 @@ from .model import ResNeXt, create
 from .network.architectures import ARCHITECTURES
 from .network.checks import describe_unknown
 from .network.layer_cfg import read_norm_cfg
+from .pytorch.folder import is_hub_folder
 from .weights.assign import Source, assign, read_entries
 from .weights.infer import infer_structure
 from .weights.keras_files import KERAS_SUFFIXES, read_keras_weights
@@ -20,13 +21,15 @@ from .weights.published import find_by_file_name, find_published, list_pretraine
 from .weights.sources import PYTORCH_SUFFIXES, mark_as_published
 
 
-def load_model(name: str | os.PathLike[str], *, ema: bool = False, bgr: bool = False, **options: Any) -> keras.Model:
+def load_model(
+    name: str | os.PathLike[str], *, ema: bool = False, bgr: bool = False, prefix: str | None = None, **options: Any
+) -> keras.Model:
     """The model that `name` stands for.
 
     Args:
         name: an architecture (random weights), a published checkpoint, or a file: .keras, .weights.h5 or a PyTorch
-            checkpoint.
-        ema, bgr: as in `from_pytorch`, for PyTorch checkpoints alone.
+            checkpoint, or a folder as Hugging Face's hub has them.
+        ema, bgr, prefix: as in `from_pytorch`, for PyTorch checkpoints alone.
         options: of `ResNeXt`, where the model is built; a .keras file holds its own.
 
     Raises:
@@ -35,13 +38,16 @@ def load_model(name: str | os.PathLike[str], *, ema: bool = False, bgr: bool = F
         ValueError: none of these, a file that cannot be read as what its name says, or options that do not fit.
     """
     text, path = os.fspath(name), Path(name)
-    if (ema or bgr) and not path.name.lower().endswith(PYTORCH_SUFFIXES):
-        raise ValueError(f"{'ema' if ema else 'bgr'}=True is for PyTorch checkpoints; MODEL={text!r} is none")
+    given = "ema=True" if ema else "bgr=True" if bgr else f"prefix={prefix!r}" if prefix is not None else ""
+    if given and not (path.name.lower().endswith(PYTORCH_SUFFIXES) or is_hub_folder(path)):
+        raise ValueError(f"{given} is for PyTorch checkpoints; MODEL={text!r} is none")
     if problem := describe_unknown(options, tuple(inspect.signature(ResNeXt).parameters), "ResNeXt"):
         raise ValueError(problem)
     if text in ARCHITECTURES:
         print(f"keras-resnext: {text} has random weights; `keras-resnext list` names trained ones", file=sys.stderr)
         return create(text, **options)
+    if is_hub_folder(path):
+        return from_pytorch(path, ema=ema, bgr=bgr, prefix=prefix, **options)
     known = (*KERAS_SUFFIXES, *PYTORCH_SUFFIXES)
     if not path.name.lower().endswith(known):
         try:
@@ -64,7 +70,7 @@ def load_model(name: str | os.PathLike[str], *, ema: bool = False, bgr: bool = F
         except Exception as error:  # Keras, zipfile and h5py raise anything at all on broken or foreign files
             raise ValueError(f"MODEL={text!r} is no readable .keras file: {error}") from error
     source = read_keras_weights(path) if path.name.endswith(KERAS_SUFFIXES) else path
-    model = from_pytorch(source, ema=ema, bgr=bgr, **options)
+    model = from_pytorch(source, ema=ema, bgr=bgr, prefix=prefix, **options)
     if known_row := find_by_file_name(path.name):
         mark_as_published(model, known_row)
     return model
@@ -86,15 +92,19 @@ def describe_model(name: str | os.PathLike[str]) -> dict[str, Any]:
     return facts
 
 
-def from_pytorch(source: Source, *, ema: bool = False, bgr: bool = False, **options: Any) -> keras.Model:
+def from_pytorch(
+    source: Source, *, ema: bool = False, bgr: bool = False, prefix: str | None = None, **options: Any
+) -> keras.Model:
     """Builds the ResNeXt that a PyTorch checkpoint holds and loads it; PyTorch is not needed.
 
     Args:
-        source: path of a .pth, .pt or .safetensors file, or {name: array}, from mmcls, torchvision or timm. Depth,
+        source: path of a .pth, .pt, .ckpt, .bin, .pkl or .safetensors file or of a folder as on Hugging Face's hub,
+            or {name: array}. The network is found under any keys and prefixes; a warning tells what is left out. Depth,
             groups, widths, stem, squeeze-and-excitation, classes and head are read off the weights.
         ema: takes the moving average that the file holds beside the weights (`model_ema`, `state_dict_ema`, `ema_…`).
             mmengine, and mmcv after each epoch, have the average in `state_dict` itself and the weights beside it.
         bgr: the network was trained on BGR images; the model takes RGB ones.
+        prefix: which network, where the file holds several, as the error lists them: "encoder_q", "teacher".
         options: of `ResNeXt`, over what was read. Style, dilations, strides, ConvWS and GroupNorm leave no trace in
             weights and must be given where they are not the default. Images may have any size unless `input_shape`
             is given. Other `classes` than the checkpoint's start with a random head, and other input channels adapt
@@ -107,7 +117,10 @@ def from_pytorch(source: Source, *, ema: bool = False, bgr: bool = False, **opti
         FileNotFoundError: no such file.
         ValueError: no readable checkpoint, no ResNeXt, or options that do not fit the weights.
     """
-    entries = read_entries(source, ema=ema, bgr=bgr)
+    headless = options.get("include_top") is False or any(
+        options.get(name) is not None for name in ("classes", "pooling", "out_indices")
+    )
+    entries = read_entries(source, ema=ema, bgr=bgr, prefix=prefix, headless=headless)
     shapes = {name: tuple(array.shape) for name, (_, array) in entries.items()}
     avg_down = 1 in shortcut_indices(original for original, _ in entries.values()).values()
     norm = read_norm_cfg(options["norm_cfg"]) if "norm_cfg" in options else None

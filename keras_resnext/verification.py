@@ -18,7 +18,8 @@ from .weights.adapt import FIRST_CONVOLUTIONS
 from .weights.assign import state_dict, unshown_options
 from .weights.infer import infer_from_names
 from .weights.layouts import layout_names
-from .weights.names import canonical_names, find_state_dict
+from .weights.names import canonical_names
+from .weights.networks import find_network
 
 BATCH, SIDE = 2, 224
 TOLERANCE = 1e-4  # relative; float32 gives about 1e-6, other weights about 1
@@ -43,7 +44,12 @@ class Agreement:
 
 
 def verify(
-    model: keras.Model, checkpoint: str | os.PathLike[str], *, ema: bool = False, bgr: bool = False
+    model: keras.Model,
+    checkpoint: str | os.PathLike[str],
+    *,
+    ema: bool = False,
+    bgr: bool = False,
+    prefix: str | None = None,
 ) -> Agreement:
     """Compares the weights of `model` with the reference implementation, which reads `checkpoint` by itself.
 
@@ -52,7 +58,7 @@ def verify(
     Args:
         model: built by `ResNeXt`.
         checkpoint: .pth, .pt or .safetensors file with the same weights.
-        ema, bgr: as in `from_pytorch`.
+        ema, bgr, prefix: as in `from_pytorch`.
 
     Raises:
         ImportError: PyTorch, or both torchvision and timm, are not installed.
@@ -65,7 +71,7 @@ def verify(
     if unshown := unshown_options(model):
         given = ", ".join(f"{name}={value!r}" for name, value in unshown.items())
         raise ValueError(f"verify=True: neither torchvision nor timm has a network with {given}")
-    weights = _load(checkpoint, ema)
+    weights = _load(checkpoint, ema, prefix)
     structure = infer_from_names({name: tuple(array.shape) for name, array in weights.items()})
     library, module = _build_reference(structure)
     own = state_dict(model)
@@ -93,7 +99,7 @@ def verify(
     return Agreement(library, "logits" if structure.include_top else "pooled features", difference, relative)
 
 
-def _load(checkpoint: str | os.PathLike[str], ema: bool) -> dict[str, Any]:
+def _load(checkpoint: str | os.PathLike[str], ema: bool, prefix: str | None) -> dict[str, Any]:
     """The weights as PyTorch's own safe readers give them; as ours does where those refuse what stands beside."""
     import torch
 
@@ -101,14 +107,14 @@ def _load(checkpoint: str | os.PathLike[str], ema: bool) -> dict[str, Any]:
     if found.format == "safetensors":
         from safetensors.torch import load_file
 
-        return find_state_dict(load_file(checkpoint), ema)[1]
+        return find_network(load_file(checkpoint), ema, prefix).weights
     try:
         with open(checkpoint, "rb") as file:  # not by name, by which torch takes a .safetensors for what it says
             data = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # such as timm's argparse.Namespace
-        arrays = find_state_dict(found.data, ema)[1]
+        arrays = find_network(found.data, ema, prefix).weights
         return {name: torch.from_numpy(array.astype("float32")) for name, array in arrays.items()}
-    return find_state_dict(data, ema)[1]
+    return find_network(data, ema, prefix).weights
 
 
 def _build_reference(structure: Structure) -> tuple[str, Any]:

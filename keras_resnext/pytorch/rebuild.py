@@ -10,16 +10,20 @@ from typing import IO, Any
 import numpy as np
 
 from .storage import DTYPES, MAX_DIMENSIONS, FormatError, frozen
-from .unpickler import Global, Machine, Table, assign, hashable, run
+from .unpickler import Global, Machine, Placeholder, Table, assign, hashable, run
 
-BYTES_PER_WORK = 16  # copied for one unit of the machine's work
-
-HINT = "only tensors and plain containers are read; of a whole model save model.state_dict()"
+HINT = (
+    "only tensors and plain containers are read; of a whole model save model.state_dict(): "
+    "torch.save(model.state_dict(), …)"
+)
 
 
 def load(file: IO[bytes], persistent_load: Callable[[tuple[Any, ...]], np.ndarray]) -> Any:
-    """`unpickler.run` with the names that torch.save writes."""
-    return run(file, Table(NAMES, BUILDERS, HINT), persistent_load)
+    """`unpickler.run` with the names that torch.save writes; an object of any other class is no result."""
+    result = run(file, Table(NAMES, BUILDERS), persistent_load)
+    if type(result) is Placeholder:
+        raise FormatError(f"the file holds one object, which refers to {result.name}, and {HINT}")
+    return result
 
 
 class Namespace:
@@ -50,8 +54,10 @@ def strided(storage: Any, offset: Any, size: Any, stride: Any) -> np.ndarray:
     return np.ndarray(size, storage.dtype, storage.view(np.uint8), offset * item, tuple(step * item for step in stride))
 
 
-def _rebuild_tensor(machine: Machine, args: tuple[Any, ...]) -> np.ndarray:
+def _rebuild_tensor(machine: Machine, args: tuple[Any, ...]) -> np.ndarray | Placeholder:
     """`(storage, offset, size, stride)`, in v2 also `requires_grad, hooks[, metadata]`."""
+    if args and type(args[0]) is Placeholder:
+        return args[0]
     if not 4 <= len(args) <= 7:
         raise FormatError("a tensor takes 4 to 7 arguments")
     metadata = args[6] if len(args) > 6 else None
@@ -60,10 +66,11 @@ def _rebuild_tensor(machine: Machine, args: tuple[Any, ...]) -> np.ndarray:
     return strided(*args[:4])
 
 
-def _rebuild_parameter(machine: Machine, args: tuple[Any, ...]) -> np.ndarray:
-    if not args or type(args[0]) is not np.ndarray:
+def _rebuild_parameter(machine: Machine, args: tuple[Any, ...]) -> np.ndarray | Placeholder:
+    if not args or type(args[0]) not in (np.ndarray, Placeholder):
         raise FormatError("a parameter without a tensor")
-    return args[0]
+    tensor: np.ndarray | Placeholder = args[0]
+    return tensor
 
 
 def _mapping(kind: Callable[[], dict[Any, Any]]) -> Callable[[Machine, tuple[Any, ...]], dict[Any, Any]]:
@@ -106,7 +113,7 @@ def _bytes(machine: Machine, value: Any) -> bytes:
     """Bytes as they are, or as the Latin-1 text that protocol 2 and Python 2 make of them."""
     if type(value) not in (bytes, str):
         raise FormatError("expected bytes")
-    machine.charge(len(value) // BYTES_PER_WORK)
+    machine.charge_copy(value)
     return value.encode("latin-1") if isinstance(value, str) else bytes(value)
 
 
@@ -122,14 +129,17 @@ def _empty_bytes(machine: Machine, args: tuple[Any, ...]) -> bytes:
     return b""
 
 
-def _numpy_dtype(machine: Machine, args: tuple[Any, ...]) -> np.dtype[Any]:
+def _numpy_dtype(machine: Machine, args: tuple[Any, ...]) -> np.dtype[Any] | Placeholder:
     code = args[0] if args else None
-    if type(code) is not str or code not in _NUMPY_DTYPES:
+    if type(code) is not str:
         raise FormatError("a NumPy dtype that is no plain number")
-    return _NUMPY_DTYPES[code]
+    # Texts, dates, objects: no weight is of such a type.
+    return _NUMPY_DTYPES[code] if code in _NUMPY_DTYPES else Placeholder("numpy.dtype")
 
 
 def _numpy_scalar(machine: Machine, args: tuple[Any, ...]) -> Any:
+    if len(args) == 2 and type(args[0]) is Placeholder:
+        return Placeholder("numpy.generic")
     if len(args) != 2 or not isinstance(args[0], np.dtype):
         raise FormatError("a NumPy scalar takes a dtype and bytes")
     data = _bytes(machine, args[1])
@@ -140,6 +150,22 @@ def _numpy_scalar(machine: Machine, args: tuple[Any, ...]) -> Any:
 
 def _numpy_array(machine: Machine, args: tuple[Any, ...]) -> np.ndarray:
     return np.empty(0, np.int8)  # BUILD fills it in
+
+
+def _numpy_from_buffer(machine: Machine, args: tuple[Any, ...]) -> np.ndarray | Placeholder:
+    """`(bytes, dtype, shape, order[, axes])`, as protocol 5 has it; order K has the axes in another sequence."""
+    if not 4 <= len(args) <= 5 or type(args[3]) is not str:
+        raise FormatError("a NumPy array takes bytes, a dtype, a shape and an order")
+    if type(args[1]) is Placeholder:
+        return Placeholder("numpy.ndarray")
+    array = np.empty(0, np.int8)
+    _build_array(machine, array, (1, args[2], args[1], args[3] == "F", args[0]))
+    axes = args[4] if len(args) > 4 and args[3] == "K" else None
+    if axes is None:
+        return array
+    if type(axes) not in (tuple, list) or len(axes) != array.ndim or any(type(axis) is not int for axis in axes):
+        raise FormatError("a NumPy array with a wrong order of axes")
+    return array.transpose(axes)
 
 
 def _build_dict(machine: Machine, target: Any, state: Any) -> None:
@@ -162,6 +188,9 @@ def _build_array(machine: Machine, target: np.ndarray, state: Any) -> None:
     if target.shape != (0,) or not target.flags.writeable or type(state) is not tuple or len(state) != 5:
         raise FormatError("an array can be filled in only once, by five values")
     _version, shape, dtype, fortran, data = state
+    if type(dtype) is Placeholder:  # of texts or objects: it stays empty, so as a weight its shape is wrong
+        frozen(target)
+        return
     if type(shape) is not tuple or len(shape) > MAX_DIMENSIONS or not isinstance(dtype, np.dtype):
         raise FormatError("a NumPy array without shape or dtype")
     if any(type(n) is not int or n < 0 for n in shape) or type(fortran) not in (bool, int):
@@ -204,6 +233,8 @@ _CALLS: dict[str, Callable[[Machine, tuple[Any, ...]], Any] | None] = {
     "numpy._core.multiarray.scalar": _numpy_scalar,
     "numpy.core.multiarray._reconstruct": _numpy_array,
     "numpy._core.multiarray._reconstruct": _numpy_array,
+    "numpy.core.numeric._frombuffer": _numpy_from_buffer,
+    "numpy._core.numeric._frombuffer": _numpy_from_buffer,
 }
 NAMES: dict[str, Any] = (
     {name: Global(name, call) for name, call in _CALLS.items()}

@@ -1,4 +1,4 @@
-"""Reads torch.save's format before 1.6 (torch/serialization.py, `_legacy_load`), in which mmcls publishes."""
+"""Reads torch.save's format before 1.6 (torch/serialization.py, `_legacy_load`), and plain pickles of arrays."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
 def read_legacy(data: mmap.mmap) -> Any:
-    """Pickles of magic number, protocol, system, object, storage keys; then for each storage its count and content."""
+    """Pickles of magic number, protocol, system, object, storage keys; then for each storage its count and content.
+
+    A plain pickle of named arrays, as Detectron2 publishes them, is the object itself and may fill the whole file.
+    """
+    data.seek(0)
+    magic, protocol = load(data, _no_storage), None  # type: ignore[arg-type]  # a mapped file reads as any other
+    if isinstance(magic, dict) and magic:
+        return magic
     file = io.BytesIO(data[:MAX_PICKLE])
-    magic, protocol = load(file, _no_storage), None
+    file.seek(data.tell())
     if type(magic) is int and magic == LEGACY_MAGIC:
         protocol = load(file, _no_storage)
     if type(protocol) is not int or protocol != LEGACY_PROTOCOL:

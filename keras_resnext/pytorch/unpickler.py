@@ -2,7 +2,8 @@
 
 `torch.save` writes pickles, and a pickle is a program: the standard library's `pickle.load` runs whatever it names.
 This machine decodes the same opcodes (`pickletools.genops`, protocols 1 to 5) but looks every name up in a table of our
-own functions (`rebuild.py`). It imports nothing, sets no attribute and calls nothing that came out of the file.
+own functions (`rebuild.py`). It imports nothing, sets no attribute and calls nothing that came out of the file:
+any other name becomes a `Placeholder`, and so does what the file makes of it.
 Work is bounded: an opcode, or an element that is copied, costs one unit of `MAX_WORK`, and nothing ever walks through a
 built object.
 """
@@ -21,8 +22,11 @@ from .storage import FormatError
 
 MAX_PICKLE = 1 << 25  # bytes; that of a ResNeXt-152 with its optimizer takes about 1 MB
 MAX_WORK = 1_000_000  # opcodes and copied elements; the same checkpoint takes about 100,000
+BYTES_PER_WORK = 16  # copied for one unit of work
 MAX_MARKS = 1000  # containers open at once
 MAX_INT_BITS = 1024
+MAX_KEY = 64  # parts of a tuple that is a key
+MAX_NAME = 200  # characters of a class's name
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,20 @@ class Global:
     dtype: np.dtype[Any] | None = None
 
 
+class Placeholder:
+    """Stands for an object that is not built, such as a scheduler or a path, and remembers its class's name alone."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 class Table(NamedTuple):
-    """All that a pickle may name, and what its states do to objects, by their type."""
+    """All names that are given a meaning, and what states do to objects, by their type."""
 
     names: Mapping[str, Any]  # Global, or a plain object such as a dtype
     builders: tuple[tuple[type, Callable[[Machine, Any, Any], None]], ...]
-    hint: str  # what to do when a name is not in the table
 
 
 class Machine:
@@ -52,6 +64,13 @@ class Machine:
         self.outer: list[list[Any]] = []  # the stacks below each open mark
         self.memo: dict[int, Any] = {}
         self.work = 0
+        self.once: dict[int, Any] = {}  # texts and bytes that were copied, by id
+
+    def charge_copy(self, value: str | bytes) -> None:
+        """The first copy of something in the file costs no more than the file; each further one costs its length."""
+        if id(value) in self.once:
+            self.charge(len(value) // BYTES_PER_WORK)
+        self.once[id(value)] = value
 
     def charge(self, units: int) -> None:
         self.work += units
@@ -112,16 +131,26 @@ def run(file: IO[bytes], table: Table, persistent_load: Callable[[tuple[Any, ...
         raise FormatError(f"pickle, after {where}: {type(error).__name__}: {str(error)[:200]}") from error
 
 
-def hashable(key: Any) -> Any:
+def hashable(key: Any, leaves: int = MAX_KEY) -> Any:
     """The key of a dictionary or element of a set, if hashing it is cheap whatever the file says."""
-    if type(key) not in (str, bytes, int, float, bool, type(None)):
-        raise FormatError(f"an object of type {type(key).__name__} as a key")
-    if type(key) is int and key.bit_length() > 64:
-        raise FormatError("an integer beyond 64 bits as a key")
+    waiting = [key]
+    while waiting:
+        part = waiting.pop()
+        leaves -= 1
+        if type(part) is tuple and len(part) <= leaves:
+            waiting += part
+        elif isinstance(part, (np.generic, np.dtype)):
+            continue
+        elif type(part) not in (str, bytes, int, float, bool, type(None), Placeholder):
+            raise FormatError(f"an object of type {type(part).__name__} as a key")
+        elif type(part) is int and part.bit_length() > 64:
+            raise FormatError("an integer beyond 64 bits as a key")
     return key
 
 
 def assign(machine: Machine, target: Any, pairs: list[Any]) -> None:
+    if type(target) is Placeholder:
+        return
     if type(target) not in (dict, OrderedDict):
         raise FormatError(f"sets items of an object of type {type(target).__name__}")
     machine.charge(len(pairs))
@@ -145,16 +174,18 @@ def _set_item(machine: Machine, _: Any) -> None:
 
 def _extend(machine: Machine, items: list[Any]) -> None:
     target = machine.top()
-    if type(target) is not list:
+    if type(target) not in (list, Placeholder):
         raise FormatError(f"appends to an object of type {type(target).__name__}")
-    target.extend(items)
+    if type(target) is list:
+        target.extend(items)
 
 
 def _add_items(machine: Machine, _: Any) -> None:
     items, target = machine.pop_mark(), machine.top()
-    if type(target) is not set:
+    if type(target) not in (set, Placeholder):
         raise FormatError(f"adds to an object of type {type(target).__name__}")
-    target.update(hashable(item) for item in items)
+    if type(target) is set:
+        target.update(hashable(item) for item in items)
 
 
 def _tuple(length: int) -> Callable[[Machine, Any], None]:
@@ -171,10 +202,8 @@ def _global(machine: Machine, module: Any, name: Any) -> None:
     if type(module) is not str or type(name) is not str:
         raise FormatError("a name that is no text")
     path = f"{'builtins' if module == '__builtin__' else module}.{name}"
-    if path not in machine.table.names:
-        shown = path if path.isprintable() and len(path) < 200 else repr(path[:200])
-        raise FormatError(f"refers to {shown}, and {machine.table.hint}")
-    machine.stack.append(machine.table.names[path])
+    shown = path if path.isprintable() and len(path) < MAX_NAME else repr(path[:MAX_NAME])
+    machine.stack.append(machine.table.names[path] if path in machine.table.names else Placeholder(shown))
 
 
 def _stack_global(machine: Machine, _: Any) -> None:
@@ -185,6 +214,13 @@ def _stack_global(machine: Machine, _: Any) -> None:
 def _call(machine: Machine, _: Any) -> None:
     """REDUCE and NEWOBJ alike: every function in the table is ours and makes data."""
     args, function = machine.pop(), machine.pop()
+    if type(function) is Placeholder:
+        # copyreg's functions make an object of the class that is their first argument.
+        inner = (
+            args[0] if function.name.startswith(("copyreg.", "copy_reg.")) and type(args) is tuple and args else None
+        )
+        machine.stack.append(Placeholder(inner.name if type(inner) is Placeholder else function.name))
+        return
     if type(function) is not Global:
         raise FormatError(f"calls an object of type {type(function).__name__}")
     if function.call is None:
@@ -194,8 +230,17 @@ def _call(machine: Machine, _: Any) -> None:
     machine.stack.append(function.call(machine, args))
 
 
+def _call_with_keywords(machine: Machine, _: Any) -> None:
+    _keywords, _args, function = machine.pop(), machine.pop(), machine.pop()
+    if type(function) is not Placeholder:
+        raise FormatError("the opcode NEWOBJ_EX has no place in a checkpoint")
+    machine.stack.append(Placeholder(function.name))
+
+
 def _build(machine: Machine, _: Any) -> None:
     state, target = machine.pop(), machine.top()
+    if type(target) is Placeholder:
+        return None
     for kind, build in machine.table.builders:
         if isinstance(target, kind):
             return build(machine, target, state)
@@ -204,9 +249,12 @@ def _build(machine: Machine, _: Any) -> None:
 
 def _persistent(machine: Machine, _: Any) -> None:
     identity = machine.pop()
+    # A class of a module with its source, or a storage of a type that no weight has, such as complex numbers.
+    if type(identity) is tuple and len(identity) >= 4 and type(identity[1]) is Placeholder:
+        return machine.stack.append(identity[1])
     if type(identity) is not tuple or len(identity) < 5 or type(identity[0]) is not str or identity[0] != "storage":
         raise FormatError("a persistent id that is no storage")
-    machine.stack.append(machine.persistent_load(identity))
+    return machine.stack.append(machine.persistent_load(identity))
 
 
 def _push(machine: Machine, value: Any) -> None:
@@ -243,6 +291,8 @@ OPCODES: dict[str, Callable[[Machine, Any], object]] = {
     "GLOBAL": lambda machine, pair: _global(machine, *pair.split(" ", 1)),
     "STACK_GLOBAL": _stack_global,
     **dict.fromkeys(("REDUCE", "NEWOBJ"), _call),
+    "NEWOBJ_EX": _call_with_keywords,
+    "BYTEARRAY8": lambda machine, value: machine.stack.append(bytes(value)),
     "BUILD": _build,
     "BINPERSID": _persistent,
 }

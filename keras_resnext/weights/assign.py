@@ -11,10 +11,12 @@ import numpy as np
 from ..network.layers import CeilAveragePooling2D
 from ..network.structure import Structure
 from ..pytorch.checkpoint import read_checkpoint, write_checkpoint
+from ..pytorch.folder import read_folder
 from .adapt import Entries, Shape, adapt, swap_red_and_blue
 from .infer import infer_built, infer_from_names, infer_norm, shown_by_weights
 from .layouts import layout_names
-from .names import PART, canonical_names, find_state_dict, module_name, shortcut_indices
+from .names import PART, canonical_names, module_name, shortcut_indices
+from .networks import Network, find_network
 
 Array = Any
 Source = str | os.PathLike[str] | Mapping[str, Array]
@@ -34,7 +36,13 @@ STRIP = 64  # columns that a transposed copy takes at a time, so that what it re
 
 
 def load_pytorch_weights(
-    model: keras.Model, source: Source, *, ema: bool = False, bgr: bool = False, adapting: bool = False
+    model: keras.Model,
+    source: Source,
+    *,
+    ema: bool = False,
+    bgr: bool = False,
+    prefix: str | None = None,
+    adapting: bool = False,
 ) -> None:
     """Loads a PyTorch checkpoint into a model of `ResNeXt`: all of it or, on any mismatch, nothing.
 
@@ -42,14 +50,15 @@ def load_pytorch_weights(
 
     Args:
         model: built by `ResNeXt`, `create` or `from_pytorch`.
-        source, ema, bgr: as in `from_pytorch`.
+        source, ema, bgr, prefix: as in `from_pytorch`.
         adapting: whether other classes and other input channels are adapted, with a warning, or refused.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no readable checkpoint, or entries that are missing, unexpected or of another shape; all are listed.
     """
-    assign(model, read_entries(source, ema=ema, bgr=bgr), adapting)
+    headless = adapting or "fc.weight" not in model_variables(model)
+    assign(model, read_entries(source, ema=ema, bgr=bgr, prefix=prefix, headless=headless), adapting)
 
 
 def save_pytorch_weights(model: keras.Model, path: str | os.PathLike[str], layout: str = "torchvision") -> None:
@@ -103,23 +112,40 @@ def unshown_options(model: keras.Model) -> dict[str, Any]:
     return {name: value for name, value in own.items() if value != usual[name]}
 
 
-def read_entries(source: Source, *, ema: bool = False, bgr: bool = False) -> Entries:
-    """Canonical name -> (name in the checkpoint, array) of everything but counters and, unless asked for, averages."""
+def read_entries(
+    source: Source, *, ema: bool = False, bgr: bool = False, prefix: str | None = None, headless: bool = False
+) -> Entries:
+    """Canonical name -> (name in the checkpoint, array) of the network in `source`; a warning tells what is left out.
+
+    Args:
+        source, ema, bgr, prefix: as in `from_pytorch`.
+        headless: whether a head that cannot be read is left out with the rest, or an error.
+    """
+    network = read_network(source, ema=ema, prefix=prefix)
+    if network.head_problem and not headless:
+        raise ValueError(network.head_problem)
+    for note in network.notes:
+        warnings.warn(note, stacklevel=3)
+    told = [f"left out: {left_out}"] if (left_out := network.describe_left_out()) else []
+    if "fc.weight" not in network.weights and not headless:
+        told.append("the checkpoint holds a backbone without a head")
+    if told:
+        warnings.warn("; ".join(told), stacklevel=3)
+    entries: Entries = {}
+    for plain, name in canonical_names(network.weights).items():
+        if name in entries:
+            raise ValueError(f"the checkpoint names one entry twice: {entries[name][0]} and {plain}")
+        entries[name] = plain, _as_numpy(network.weights[plain])
+    return swap_red_and_blue(entries) if bgr else entries
+
+
+def read_network(source: Source, *, ema: bool = False, prefix: str | None = None) -> Network:
+    """The network in a checkpoint, a folder of Hugging Face's, or named arrays."""
     if not isinstance(source, (str, os.PathLike, Mapping)):
         raise ValueError(f"source must be a path or {{name: array}}; got {type(source).__name__}")
     if isinstance(source, Mapping):
-        data: Any = source
-    elif os.path.isdir(source):
-        raise ValueError(f"source={os.fspath(source)!r} is a folder; it must be a checkpoint file")
-    else:
-        data = read_checkpoint(source).data
-    _, state = find_state_dict(data, ema)
-    entries: Entries = {}
-    for original, name in canonical_names(state).items():
-        if name in entries:
-            raise ValueError(f"the checkpoint names one entry twice: {entries[name][0]} and {original}")
-        entries[name] = original, _as_numpy(state[original])
-    return swap_red_and_blue(entries) if bgr else entries
+        return find_network(source, ema, prefix)
+    return find_network((read_folder if os.path.isdir(source) else read_checkpoint)(source).data, ema, prefix)
 
 
 def _as_numpy(value: Array) -> np.ndarray:

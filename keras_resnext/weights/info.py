@@ -18,7 +18,8 @@ from .download import sha256
 from .infer import expected_names, infer_built, infer_from_names, infer_norm
 from .keras_files import KERAS_SUFFIXES, read_config, read_keras_weights
 from .layouts import detect_layout
-from .names import canonical_names, find_state_dict
+from .names import canonical_names
+from .networks import find_network
 from .published import find_by_sha256
 
 FORMATS = {
@@ -38,6 +39,8 @@ class FileInfo:
         path, size, sha256: the file, its bytes and their hash in hex.
         format: a value of `FORMATS`.
         wrapper: the key under which the weights are, "" for none.
+        prefix: what stands before the network's names, "" for nothing.
+        left_out: what stands beside the network, in groups with counts: "neck.* (12), total_ops (55)".
         layout: whose names the entries have: "torchvision", "mmcls", "timm", "keras_resnext" or "unknown".
         architecture: a name of `list_architectures()`, else a description.
         structure: as read off the weights and, of a .keras file, its layers; None where they are no ResNeXt's.
@@ -57,6 +60,8 @@ class FileInfo:
     sha256: str
     format: str
     wrapper: str
+    prefix: str
+    left_out: str
     layout: str
     architecture: str
     structure: Structure | None
@@ -70,13 +75,16 @@ class FileInfo:
     costs: tuple[StageCost, ...]
 
 
-def describe_file(path: str | os.PathLike[str], image_size: int | None = None) -> FileInfo:
+def describe_file(
+    path: str | os.PathLike[str], image_size: int | None = None, *, prefix: str | None = None
+) -> FileInfo:
     """Reads off a file what it is.
 
     Args:
         path: a PyTorch checkpoint, .keras or .weights.h5.
         image_size: height and width in pixels to count operations at; default as a .keras file fixes it, else the
             architecture's.
+        prefix: as in `from_pytorch`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -89,12 +97,12 @@ def describe_file(path: str | os.PathLike[str], image_size: int | None = None) -
         raise FileNotFoundError(f"file={str(path)!r}: there is no such file")
     suffix = next((suffix for suffix in KERAS_SUFFIXES if path.name.endswith(suffix)), "")
     if suffix:
-        form, wrapper, data = suffix, "", read_keras_weights(path)
-        state, averaged = data, False
+        form, averaged, network = suffix, False, find_network(read_keras_weights(path))
     else:
         checkpoint = read_checkpoint(path)
-        form, (wrapper, state) = checkpoint.format, find_state_dict(checkpoint.data)
+        form, network = checkpoint.format, find_network(checkpoint.data, prefix=prefix)
         averaged = _has_average(checkpoint.data)
+    state = network.weights
     layers = _layers(path) if suffix == ".keras" else {}
     canonical = canonical_names(state)
     shapes = {name: tuple(state[original].shape) for original, name in canonical.items()}
@@ -111,6 +119,7 @@ def describe_file(path: str | os.PathLike[str], image_size: int | None = None) -
         )
         with suppress(KeyError, TypeError, IndexError):  # a ResNeXt's weights inside another model
             structure = infer_built(structure, layers) if layers else structure
+        problem = "; ".join(filter(None, (problem, network.head_problem)))
     digest = sha256(path)
     usual = structure.usual_size if structure else USUAL_SIZES["imagenet"]
     size = (image_size, image_size) if image_size else _fixed_size(layers) or (usual, usual)
@@ -121,8 +130,10 @@ def describe_file(path: str | os.PathLike[str], image_size: int | None = None) -
         size=path.stat().st_size,
         sha256=digest,
         format=FORMATS[form],
-        wrapper=wrapper,
-        layout="keras_resnext" if suffix else detect_layout(state) if structure else "unknown",
+        wrapper=network.wrapper,
+        prefix=network.prefix,
+        left_out=network.describe_left_out(),
+        layout="keras_resnext" if suffix else detect_layout(network.originals.values()) if structure else "unknown",
         architecture=_architecture(structure),
         structure=structure,
         classes=shapes["fc.weight"][0] if "fc.weight" in shapes else None,
@@ -138,7 +149,7 @@ def describe_file(path: str | os.PathLike[str], image_size: int | None = None) -
 
 def _has_average(data: Any) -> bool:
     try:
-        find_state_dict(data, ema=True)
+        find_network(data, ema=True)
     except ValueError:
         return False
     return True

@@ -5,19 +5,15 @@ Whatever the library, an entry gets one *canonical* name: `conv1`, `norm1`, `ste
 each with `.weight`, `.bias`, `.running_mean` or `.running_var`.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 # Prefixes that training wrappers put before every name.
-WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
+_WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model)\.)*")
 
-# Keys under which training code keeps the weights, in the order of preference.
-WEIGHT_KEYS = ("state_dict", "model", "model_state_dict")
-EMA_KEYS = ("state_dict_ema", "model_ema")  # moving averages of the weights, as timm and torchvision keep them
-
-# Counters and the like that carry nothing a model needs.
-IGNORED = re.compile(r"(\.num_batches_tracked|^n_averaged)$")
+# Counters and the like that carry nothing a model needs: of BatchNorm, averaging, and profilers (thop).
+IGNORED = re.compile(r"((^|\.)(num_batches_tracked|n_averaged|total_ops|total_params))$")
 
 # mmcv's EMAHook keeps a second copy of every parameter beside the model's own, under its name with `_` for `.`.
 EMA_PREFIX = "ema_"
@@ -46,13 +42,14 @@ PART = re.compile(
 
 
 def strip_prefixes(names: Iterable[str]) -> dict[str, str]:
-    """Maps each name to itself without the wrapper prefixes that all of them share (counters apart)."""
-    stripped = {name: name for name in names}
-    while True:
-        shared = [p for p in WRAPPER_PREFIXES if all(n.startswith(p) or IGNORED.search(n) for n in stripped.values())]
-        if not stripped or not shared:
-            return stripped
-        stripped = {original: name.removeprefix(shared[0]) for original, name in stripped.items()}
+    """Maps each name to itself without the wrapper prefixes that all of them share (counters apart), in one pass."""
+    names = list(names)
+    runs = [_WRAPPERS.match(name)[0] for name in names if not IGNORED.search(name)]  # type: ignore[index]
+    # What the first and the last in order share, all share.
+    pairs = zip(min(runs, default=""), max(runs, default=""), strict=False)
+    shared = "".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    shared = shared[: shared.rfind(".") + 1]
+    return {name: name.removeprefix(shared) for name in names}
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
@@ -103,44 +100,3 @@ def shortcut_indices(names: Iterable[str]) -> dict[str, int]:
             block = match[1].removesuffix(".downsample")
             indices[block] = min(indices.get(block, 99), int(match[2]))
     return indices
-
-
-def find_state_dict(data: Any, ema: bool = False) -> tuple[str, dict[str, Any]]:
-    """The weights inside a loaded checkpoint: (the wrapper's key or "", {name: array}).
-
-    Args:
-        data: what the file holds.
-        ema: whether to take the moving average of the weights that training code keeps beside them.
-
-    Raises:
-        ValueError: nothing in `data` looks like a state_dict, or it holds no moving average.
-    """
-    if not ema:
-        key, weights = _unwrap(data, WEIGHT_KEYS + EMA_KEYS)
-    elif wrapper := next((k for k in EMA_KEYS if isinstance(data, Mapping) and isinstance(data.get(k), Mapping)), ""):
-        key, weights = _unwrap(data[wrapper], WEIGHT_KEYS)
-        key = f"{wrapper}.{key}" if key else wrapper
-    else:
-        key, weights = _unwrap(data, WEIGHT_KEYS)
-        averages = {name: weights.get(EMA_PREFIX + name.replace(".", "_")) for name in weights}
-        averages = {name: average for name, average in averages.items() if average is not None}
-        if not averages:
-            raise ValueError(
-                f"ema=True, but the checkpoint holds no moving average: none of {', '.join(EMA_KEYS)}, "
-                f"and no entries named {EMA_PREFIX}…"
-            )
-        weights |= averages  # of parameters alone: the statistics are the model's own
-    return key, {k: v for k, v in weights.items() if not IGNORED.search(k) and not k.startswith(EMA_PREFIX)}
-
-
-def _unwrap(data: Any, keys: tuple[str, ...], depth: int = 3) -> tuple[str, dict[str, Any]]:
-    """Looks through wrappers first, at most `depth`: they may hold a tensor or themselves beside the weights."""
-    if isinstance(data, Mapping):
-        for key in keys if depth else ():
-            if isinstance(data.get(key), Mapping):
-                inner, weights = _unwrap(data[key], keys, depth - 1)
-                return (f"{key}.{inner}" if inner else key), weights
-        if any(hasattr(value, "shape") for value in data.values()):
-            return "", {str(k): v for k, v in data.items() if hasattr(v, "shape")}
-    found = f"a dict with {sorted(map(str, data))[:8]}" if isinstance(data, Mapping) else type(data).__name__
-    raise ValueError(f"no state_dict in the checkpoint: expected weights or one of {', '.join(keys)}, found {found}")

@@ -14,7 +14,7 @@ from .download import download
 from .keras_files import KERAS_SUFFIXES, read_keras_weights, read_preprocessing
 from .published import PublishedWeights, find_by_file_name, find_published
 
-PYTORCH_SUFFIXES = (".pth", ".pt", ".safetensors", ".tar", ".ckpt", ".bin")
+PYTORCH_SUFFIXES = (".pth", ".pt", ".safetensors", ".tar", ".ckpt", ".bin", ".pkl")
 
 
 def load_weights(
