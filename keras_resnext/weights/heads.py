@@ -36,7 +36,7 @@ def find_head(beside: Mapping[str, Any], prefix: str, features: int) -> Head:
     for name, value in beside.items():
         if hasattr(value, "shape"):
             groups.setdefault(_root(name, prefix), {})[name] = value
-    named, unnamed, unknown = list[str](), list[str](), list[str]()
+    named, unnamed, unknown, misshaped = list[str](), list[str](), list[str](), list[str]()
     for root, entries in groups.items():
         word = root.rsplit(".", 1)[-1].lower()
         if _OTHER.search(word):
@@ -46,13 +46,13 @@ def find_head(beside: Mapping[str, Any], prefix: str, features: int) -> Head:
         weight = entries[f"{module}.weight"] if module else None
         if weight is not None and len(weight.shape) == 2 and features in (0, weight.shape[1]):
             (named if is_head else unnamed).append(module)
-        elif is_head and weight is not None and module == root and len(weight.shape) != 4:
-            return Head(module)  # an `fc` of a wrong shape: whoever compares shapes says so
+        elif word == "fc" and weight is not None and module == root and len(weight.shape) != 4:
+            misshaped.append(module)  # whoever compares shapes says so
         elif is_head or (features and not _PREDICTOR.search(word) and _begins_on(entries, features)):
             kernels = [value for value in entries.values() if len(value.shape) == 4]
             if not kernels or (weight is not None and tuple(weight.shape[1:]) == (features, 1, 1)):
                 unknown.append(f"{root} ({_describe(entries)})")
-    heads = named or unnamed
+    heads = named or unnamed or misshaped
     if unknown and not named:
         return Head(problem=f"{'; '.join(unknown[:4])}, and not one linear layer on {features} features")
     if len(heads) > 1:
@@ -90,7 +90,8 @@ def _single(entries: Mapping[str, Any]) -> str:
 
 
 def _begins_on(entries: Mapping[str, Any], features: int) -> bool:
-    return any(len(value.shape) == 2 and value.shape[1] == features for value in entries.values())
+    """Whether a linear layer takes the features: pooled, pooled in two ways (fastai), or flattened."""
+    return any(len(v.shape) == 2 and v.shape[1] and v.shape[1] % features == 0 for v in entries.values())
 
 
 def _describe(entries: Mapping[str, Any]) -> str:

@@ -118,7 +118,7 @@ def find_network(data: Any, ema: bool = False, prefix: str | None = None) -> Net
         wrapper = max(states, key=lambda key: len(states[key]), default=None)
         if wrapper is None:
             raise ValueError(_nothing(data))
-        chosen = _Candidate(wrapper, "", "named", 0)
+        chosen = _Candidate(wrapper, "", "none", 0)  # whoever looks for blocks says what is missing
     return _network(chosen, states[chosen.wrapper], copies, notes)
 
 
@@ -202,7 +202,7 @@ def _network(chosen: _Candidate, state: Mapping[str, Array], copies: bool, notes
                 counters[name.rsplit(".", 1)[-1]] += 1
             continue
         plain = _plain(name[len(chosen.prefix) :], chosen) if name.startswith(chosen.prefix) else ""
-        if not plain or not _INSIDE.match(plain):
+        if not plain or not (_INSIDE.match(plain) or chosen.kind == "none"):
             beside[name] = value
             continue
         if plain in weights:

@@ -103,6 +103,8 @@ def test_a_head_without_bias_has_a_bias_of_0():
         ({"fc.weight_g": (5, 1), "fc.weight_v": (5, 8)}, "fc.weight_v"),
         ({"fc_age.weight": (5, 8), "fc_sex.weight": (2, 8)}, "2 linear layers"),
         ({"fc.weight": (7, 8), "1.weight": (5, 7)}, "1 stands on the 7 outputs of fc"),
+        ({"fc.weight": (7, 8), "fc2.weight": (5, 7)}, "fc2 stands on the 7 outputs of fc"),
+        ({"1.2.weight": (16,), "1.4.weight": (6, 16), "1.8.weight": (5, 6)}, "1.8.weight"),  # fastai
         ({"classifier.weight": (5, 8, 1, 1)}, "classifier.weight"),
     ],
 )
