@@ -87,6 +87,7 @@ class InfoOptions:
     image_size: int | None = field(
         default=None, metadata={"min": 1, "help": "Height and width in pixels to count operations at."}
     )
+    prefix: str | None = field(default=None, metadata={"help": "Which of several networks in the checkpoint."})
 
 
 @app.command(rich_help_panel=MODELS)
@@ -120,12 +121,14 @@ def info(
             "parameters": f"{row.parameters:,}",
         }
     else:
-        found = describe_file(file, image_size)
+        found = describe_file(file, image_size, prefix=options.prefix)
         size, costs = found.image_size, found.costs
         rows = {
             "file": found.path,
             "format": found.format,
             "wrapper": found.wrapper or "none",
+            "prefix": found.prefix or "none",
+            "left out": found.left_out or "nothing",
             "layout": found.layout,
             "architecture": found.architecture,
             "classes": found.classes or "no head",
@@ -171,6 +174,7 @@ class ConvertOptions:
     )  # fmt: skip
     ema: bool = field(default=False, metadata={"help": "Take the checkpoint's moving average."})
     bgr: bool = field(default=False, metadata={"help": "The checkpoint was trained on BGR images."})
+    prefix: str | None = field(default=None, metadata={"help": "Which of several networks in the checkpoint."})
     verify: bool = field(
         default=False, metadata={"help": "Compare with torchvision's or timm's own network; needs PyTorch."}
     )
@@ -188,9 +192,8 @@ def convert(
     from ..conversion import convert as convert_file
 
     network = {**options.option, **({} if options.classes is None else {"classes": options.classes})}
-    _, agreement = convert_file(
-        source, target, layout=options.layout, ema=options.ema, bgr=options.bgr, verify=options.verify, **network
-    )
+    how: dict[str, Any] = {"layout": options.layout, "ema": options.ema, "bgr": options.bgr, "prefix": options.prefix}
+    _, agreement = convert_file(source, target, verify=options.verify, **how, **network)
     print(f"{source} -> {target} ({target.stat().st_size / 1e6:.1f} MB)")
     if agreement is not None:
         print(

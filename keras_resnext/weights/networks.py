@@ -1,5 +1,6 @@
 """Finds the network in what a checkpoint holds, by the shape of its names, and tells what stands beside it."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -115,11 +116,15 @@ def find_network(data: Any, ema: bool = False, prefix: str | None = None) -> Net
         notes.append(f"the checkpoint also holds a moving average, {averages[0].place}: ema=True takes it")
     chosen = _choose(candidates, states, notes)
     if chosen is None:
-        wrapper = max(states, key=lambda key: len(states[key]), default=None)
+        wrapper = max(states, key=lambda key: _numbers(states[key]), default=None)
         if wrapper is None:
             raise ValueError(_nothing(data))
         chosen = _Candidate(wrapper, "", "none", 0)  # whoever looks for blocks says what is missing
     return _network(chosen, states[chosen.wrapper], copies, notes)
+
+
+def _numbers(state: Mapping[str, Array]) -> int:
+    return sum(math.prod(array.shape) for array in state.values() if hasattr(array, "shape"))
 
 
 def _states(data: Any) -> Iterator[tuple[str, dict[str, Array]]]:
