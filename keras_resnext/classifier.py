@@ -1,8 +1,7 @@
-"""A classifier in whatever format it comes: Keras, PyTorch, SavedModel, TFLite or ONNX, as one function of pixels."""
+"""One way to ask any classifier for scores: Keras, PyTorch checkpoint, SavedModel, LiteRT or ONNX."""
 
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,228 +9,225 @@ from typing import Any
 import keras
 import numpy as np
 
-from .labels import LABELS, labels_beside
-from .loading import load_model
-from .network.input_preprocessing import get_preprocessing
+from .labels import class_names, labels_beside
+from .loading import find_model_file, load_model
 from .preprocessing import INTERPOLATIONS, Preprocessing, load_image, preprocess_input
-from .runtimes.keras_model import check_classifier, last_activation, softmax
+from .runtimes.exports import EXPORTS, Export, find_version
+from .runtimes.keras_model import KINDS, Run, check_classifier, image_input, load_run, output_kind
 
-Model = Any  # a keras.Model, str or path; Keras carries no types
-Classify = Callable[[np.ndarray], np.ndarray]
+Model = Any  # a Classifier, keras.Model, str or path; Keras carries no types
+ImagePath = str | os.PathLike[str]
+
+BATCH = 8  # images at once in `predict_images`
+INSIDE: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # exports normalise inside
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model that can be asked, and how it wants its images.
+    """A model that gives scores, how it takes its images, and what its scores mean.
 
     Attributes:
-        name: what errors call it.
+        name: the path, or the model's name.
         runtime: what runs it, such as "Keras on tensorflow" or "ONNX Runtime".
-        classify: images (n, height, width, 3), RGB on 0..255, to probabilities float32 (n, classes).
-        classes: how many there are.
-        size: height and width of the images.
-        resize: the shorter side before the centre crop.
-        interpolation: "bilinear" or "bicubic".
-        labels: the names of the classes: those that a SavedModel records, or that stand in labels.txt beside a file.
+        run: prepared images (n, height, width, 3) to scores float32 (n, classes).
+        classes: how many scores an image gets.
+        size: height and width of the images in pixels.
+        preprocessing: how images are resized, cropped and normalised before the model.
+        kind: "single": probabilities of classes of which one is right. "multi": each score is a probability of its own.
+            "raw": numbers as they are.
+        labels: names of the classes, where they are known: given, recorded in a SavedModel, or in labels.txt beside.
+        model: the Keras model behind it; None for an export.
     """
 
     name: str
     runtime: str
-    classify: Classify
+    run: Run
     classes: int
     size: tuple[int, int]
-    resize: int
-    interpolation: str
+    preprocessing: Preprocessing
+    kind: str = "single"
     labels: tuple[str, ...] | None = None
+    model: keras.Model | None = None
 
-    def read(self, image: bytes) -> np.ndarray:
-        """An encoded image as uint8 (height, width, 3), resized and cropped; errors as of `load_image`."""
+    @property
+    def resize(self) -> int:
+        """Pixels of the shorter side before the centre crop."""
+        return self.preprocessing.resize
+
+    @property
+    def interpolation(self) -> str:
+        """ "bilinear" or "bicubic"."""
+        return self.preprocessing.interpolation
+
+    @property
+    def names(self) -> list[str]:
+        """One name a class: the labels, else ImageNet's for 1000 classes, else the numbers."""
+        return class_names(None if self.labels is None else list(self.labels), self.classes)
+
+    def read(self, image: bytes | ImagePath) -> np.ndarray:
+        """An image file, or its bytes, as the model sees it: uint8 (height, width, 3); errors as of `load_image`."""
         return load_image(image, self.size, resize=self.resize, interpolation=self.interpolation)
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """RGB images (n, height, width, 3) on 0..255 as `run` takes them, float32.
+
+        Raises:
+            ValueError: images of another shape.
+        """
+        if images.ndim != 4 or images.shape[1:] != (*self.size, 3):
+            raise ValueError(f"images must have shape (n, {self.size[0]}, {self.size[1]}, 3); got {images.shape}")
+        return np.asarray(preprocess_input(images.astype("float32"), self.preprocessing))
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """Scores float32 (n, classes) of RGB images (n, height, width, 3) on 0..255; what they mean is `kind`."""
+        return self.run(self.prepare(images))
+
+    def best(self, scores: np.ndarray, top: int = 5) -> list[tuple[str, float]]:
+        """The `top` classes of one image by its scores (classes,): (name, score), best first."""
+        names = self.names
+        return [(names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:top]]
 
 
 def open_classifier(
     model: Model,
     *,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     resize: int | None = None,
     interpolation: str | None = None,
+    labels: Sequence[str] | None = None,
+    kind: str | None = None,
 ) -> Classifier:
-    """Opens what `model` is: a Keras model, the name of one (`load_model`), or an export of this package.
+    """Opens a classifier in any format: a Keras model, whatever `load_model` takes, or an export of this package.
 
-    Exports are: the folder of a SavedModel, or a model base, of which the highest version is taken; a .tflite file; an
-    .onnx file. They normalise inside and are run as they are, integers and fixed batch sizes included.
+    Exports are the folder of a SavedModel; a model base, of which the highest version is taken; a .tflite file; an
+    .onnx file. They normalise inside and run as they are, integers and fixed batch sizes included.
 
     Args:
-        model: the model, its path, or a name of the command line's MODEL.
+        model: the model, its path or name, or a `Classifier`, which the other arguments change.
         image_size: height and width, where the model leaves them free.
-        resize: shorter side before the centre crop, at least the size; default as came with the model, and for files
-            that record nothing (TFLite) as is usual, `size / 0.875`, or below 64 pixels the size itself.
+        resize: shorter side before the centre crop, at least the size; default as came with the model. For files that
+            record nothing (TFLite) it is `size / 0.875`, and below 64 pixels the size itself.
         interpolation: "bilinear" or "bicubic"; default as came with the model, else bilinear.
+        labels: one name a class; default those recorded in a SavedModel, or in labels.txt beside the model.
+        kind: what the scores mean, as in `Classifier`. Default: of a Keras model as its last layer says, of an export
+            as it records. With "raw" a Keras model that ends in linear scores keeps them.
 
     Raises:
-        FileNotFoundError: a path to nothing.
-        ValueError: a file that cannot be read, that is no classifier, or options out of range.
-        ImportError: the format's runtime is not installed.
+        FileNotFoundError: there is nothing at the path.
+        ValueError: the file cannot be read or is not a classifier, or an argument is out of range.
+        ImportError: the runtime for the format is not installed.
     """
-    if image_size is not None and (not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 1):
-        raise ValueError(f"image_size={image_size!r} must be a positive integer")
-    if interpolation not in (None, *INTERPOLATIONS):
-        raise ValueError(f"interpolation={interpolation!r} must be one of {', '.join(INTERPOLATIONS)}")
-    found = _open_keras(model, image_size) if isinstance(model, keras.Model) else _open_path(model, image_size)
-    if image_size is not None and found.size != (image_size, image_size):
+    for side in image_size if isinstance(image_size, tuple) else (image_size,):
+        if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < 1):
+            raise ValueError(f"image_size={image_size!r} must be a positive integer")
+    for name, value, choices in (("interpolation", interpolation, INTERPOLATIONS), ("kind", kind, KINDS)):
+        if value not in (None, *choices):
+            raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}")
+    if isinstance(model, Classifier):
+        found = model
+    elif isinstance(model, keras.Model):
+        found = _open_keras(model, image_size)
+    else:
+        found = _open_path(find_model_file(model), image_size)
+    if kind not in (None, found.kind):
+        run = found.run if found.model is None else load_run(found.model, kind)
+        found = replace(found, run=run, kind=kind)
+    wanted = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if wanted is not None and found.size != wanted:
         raise ValueError(f"image_size={image_size!r} must be {found.size}, which model={found.name!r} fixes")
     if resize is not None and (not isinstance(resize, int) or resize < min(found.size)):
         raise ValueError(f"resize={resize!r} must be an integer of at least {min(found.size)}, the image size")
-    return replace(found, resize=resize or found.resize, interpolation=interpolation or found.interpolation)
+    preprocessing = replace(
+        found.preprocessing, resize=resize or found.resize, interpolation=interpolation or found.interpolation
+    )
+    known = found.labels if labels is None else tuple(class_names(labels, found.classes))
+    return replace(found, preprocessing=preprocessing, labels=known)
 
 
-def _open_path(path: str | os.PathLike[str], image_size: int | None) -> Classifier:
-    kind = "folder" if Path(path).is_dir() else Path(path).suffix.lower()
-    if kind not in EXPORTS:
-        found = replace(_open_keras(load_model(path), image_size), name=os.fspath(path))
-        return _with_labels_beside(found, Path(path))
-    if not Path(path).exists():
-        raise FileNotFoundError(f"model={os.fspath(path)!r}: there is no such file")
-    return _with_labels_beside(EXPORTS[kind](Path(path)), Path(path))
+def predict_images(
+    model: Model,
+    images: Sequence[ImagePath],
+    *,
+    top: int = 5,
+    labels: Sequence[str] | None = None,
+    image_size: int | None = None,
+    on_error: Callable[[ImagePath, Exception], None] | None = None,
+) -> Iterator[tuple[ImagePath, list[tuple[str, float]]]]:
+    """Classifies image files, a few at a time.
+
+    Args:
+        model, labels, image_size: as in `open_classifier`.
+        images: paths.
+        top: how many classes an image; fewer where the model has fewer.
+        on_error: called with the path of an image that cannot be read, and why; the others are still classified.
+            Default: such an image is an error.
+
+    Yields:
+        (path, [(class name, score), …]), best first.
+
+    Raises:
+        FileNotFoundError: there is no such image.
+        ValueError: an image that cannot be read; a model or labels as in `open_classifier`.
+    """
+    classifier = open_classifier(model, labels=labels, image_size=image_size)
+    for start in range(0, len(images), BATCH):
+        pixels: dict[int, np.ndarray] = {}
+        for i, path in enumerate(images[start : start + BATCH], start=start):
+            try:
+                pixels[i] = classifier.read(path)
+            except (ValueError, OSError) as error:
+                if on_error is None:
+                    raise
+                on_error(path, error)
+        if pixels:
+            for i, scores in zip(pixels, classifier.scores(np.stack(list(pixels.values()))), strict=True):
+                yield images[i], classifier.best(scores, top)
 
 
-def _with_labels_beside(found: Classifier, path: Path) -> Classifier:
-    return found if found.labels is not None else replace(found, labels=labels_beside(path, found.classes))
-
-
-def _open_keras(model: keras.Model, image_size: int | None) -> Classifier:
-    classes = check_classifier(model)
-    logits = last_activation(model) is keras.activations.linear
-    preprocessing = get_preprocessing(model)
-    height, width = (side or image_size or preprocessing.size for side in model.inputs[0].shape[1:3])
-
-    def classify(images: np.ndarray) -> np.ndarray:
-        scores = np.asarray(model.predict_on_batch(preprocess_input(images, preprocessing)), "float32")
-        return softmax(scores) if logits else scores
-
+def _open_keras(model: keras.Model, image_size: int | tuple[int, int] | None) -> Classifier:
+    classes, kind = check_classifier(model), output_kind(model)
+    size, preprocessing = image_input(model, image_size)
     return Classifier(
         name=model.name,
         runtime=f"Keras on {keras.backend.backend()}",
-        classify=classify,
+        run=load_run(model, kind),
         classes=classes,
-        size=(height, width),
-        resize=preprocessing.resize_for(min(height, width)),
-        interpolation=preprocessing.interpolation,
+        size=size,
+        preprocessing=preprocessing,
+        kind=kind,
+        model=model,
     )
 
 
-def _open_saved_model(path: Path) -> Classifier:
-    from .export.saved_model import load_run
+def _open_path(path: ImagePath, image_size: int | tuple[int, int] | None) -> Classifier:
+    place = Path(path)
+    suffix = "folder" if find_version(place) else place.suffix.lower()
+    if suffix in EXPORTS:
+        if not place.exists():
+            raise FileNotFoundError(f"model={os.fspath(path)!r}: there is no such file")
+        found = _of_export(place, EXPORTS[suffix](place))
+    else:
+        found = replace(_open_keras(load_model(path), image_size), name=os.fspath(path))
+    return found if found.labels is not None else replace(found, labels=labels_beside(path, found.classes))
 
-    folder = _find_version(path)
+
+def _of_export(path: Path, export: Export) -> Classifier:
+    usual = Preprocessing(size=min(export.size))
+    recorded = {"resize": usual.resize, "interpolation": usual.interpolation, **export.preprocessing}
     try:
-        run = load_run(folder, "probabilities")
-        signature = run.loaded.signatures["serving_default"]  # type: ignore[attr-defined]
-    except Exception as error:  # TensorFlow's errors, protobuf's, and a KeyError where there is no such signature
-        raise ValueError(f"model={str(path)!r} is no readable SavedModel with serving_default: {error}") from error
-    inputs = {name: list(spec.shape) for name, spec in signature.structured_input_signature[1].items()}
-    outputs = {name: list(spec.shape) for name, spec in signature.structured_outputs.items()}
-    size, classes = _check_tensors(path, inputs, outputs)
-    manifest, labels = folder / "manifest.json", folder / "assets" / LABELS
-    facts = _read_facts(path, manifest.read_text(encoding="utf-8")).get("preprocessing") if manifest.is_file() else None
-    names = tuple(labels.read_text(encoding="utf-8").splitlines()) if labels.is_file() else None
-    # Labels that are numbers are what an export writes that was given none.
-    labels_given = names if names != tuple(map(str, range(classes))) else None
-    resize, interpolation = _recorded(path, size, facts)
-    return Classifier(str(path), "TensorFlow", run, classes, size, resize, interpolation, labels_given)
-
-
-def _find_version(path: Path) -> Path:
-    """The folder of a SavedModel, in a model base the highest version."""
-    if (path / "saved_model.pb").is_file():
-        return path
-    versions = [file.parent for file in path.glob("*/saved_model.pb") if file.parent.name.isdecimal()]
-    if not versions:
-        raise ValueError(f"model={str(path)!r} must be the folder of a SavedModel, or hold such folders named 1, 2, …")
-    return max(versions, key=lambda folder: int(folder.name))
-
-
-def _open_tflite(path: Path) -> Classifier:
-    from .runtimes.litert import make_run, open_signature
-
-    content = path.read_bytes()
-    if content[4:8] != b"TFL3":
-        raise ValueError(f"model={str(path)!r} is no TFLite file")
-    try:
-        runtime, runner = open_signature(content, delegated=True)
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"model={str(path)!r} is no readable TFLite file with serving_default: {error}") from error
-    inputs, outputs = (
-        {name: [int(side) for side in row["shape_signature"]] for name, row in details.items()}
-        for details in (runner.get_input_details(), runner.get_output_details())
-    )
-    size, classes = _check_tensors(path, inputs, outputs)
-    run = make_run(runner, "probabilities")
-    resize, interpolation = _recorded(path, size, None)
-    return Classifier(
-        str(path), runtime, lambda images: run(images.astype("float32")), classes, size, resize, interpolation
-    )
-
-
-def _open_onnx(path: Path) -> Classifier:
-    from .export.onnx import open_session
-
-    try:
-        session = open_session(path)
-    except ImportError:
-        raise
-    except Exception as error:  # ONNX Runtime's own exceptions have no base class of their own
-        raise ValueError(f"model={str(path)!r} is no readable ONNX file: {error}") from error
-    inputs = {tensor.name: tensor.shape for tensor in session.get_inputs()}
-    outputs = {tensor.name: tensor.shape for tensor in session.get_outputs()}
-    size, classes = _check_tensors(path, inputs, outputs)
-
-    def classify(images: np.ndarray) -> np.ndarray:
-        return np.asarray(session.run(["probabilities"], {"images": images.astype("float32")})[0])
-
-    recorded = session.get_modelmeta().custom_metadata_map.get("preprocessing")
-    resize, interpolation = _recorded(path, size, _read_facts(path, recorded) if recorded else None)
-    return Classifier(str(path), "ONNX Runtime", classify, classes, size, resize, interpolation)
-
-
-# What an export is, by its suffix; everything else is a name that `load_model` knows.
-EXPORTS: dict[str, Callable[[Path], Classifier]] = {
-    "folder": _open_saved_model,
-    ".tflite": _open_tflite,
-    ".onnx": _open_onnx,
-}
-
-
-def _check_tensors(
-    path: Path, inputs: Mapping[str, Sequence[Any]], outputs: Mapping[str, Sequence[Any]]
-) -> tuple[tuple[int, int], int]:
-    """(height and width, classes) of an export's tensors, given as shapes by name."""
-    taken, given = inputs.get("images", ()), outputs.get("probabilities", ())
-    fixed = (*taken[1:], *given[1:])
-    if len(inputs) != 1 or len(taken) != 4 or len(given) != 2 or not all(isinstance(n, int) and n > 0 for n in fixed):
-        raise ValueError(
-            f"model={str(path)!r} must take `images` (n, height, width, 3) and give `probabilities` (n, classes), as "
-            f"the exports of this package do; it takes {inputs} and gives {outputs}"
-        )
-    return (int(taken[1]), int(taken[2])), int(given[1])
-
-
-def _read_facts(path: Path, text: str) -> dict[str, Any]:
-    try:
-        facts = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"model={str(path)!r} records what is no JSON: {error}") from None
-    return facts if isinstance(facts, dict) else {}
-
-
-def _recorded(path: Path, size: tuple[int, int], facts: dict[str, Any] | None) -> tuple[int, str]:
-    """Shorter side and interpolation as an export records them, else as is usual."""
-    usual = Preprocessing(size=min(size))
-    facts = facts or {}
-    try:
-        stored = Preprocessing(
-            min(size), facts.get("resize", usual.resize), facts.get("interpolation", usual.interpolation)
-        )
+        preprocessing = replace(usual, resize=recorded["resize"], interpolation=recorded["interpolation"], **INSIDE)
     except ValueError as error:
-        raise ValueError(f"model={str(path)!r} records a preprocessing that cannot be: {error}") from None
-    return stored.resize, stored.interpolation
+        raise ValueError(f"model={str(path)!r} has invalid preprocessing metadata: {error}") from None
+    kind = export.kind or ("raw" if export.classes == 1 else "single")
+    if kind not in KINDS:
+        raise ValueError(f"model={str(path)!r} records kind={kind!r}; it must be one of {', '.join(KINDS)}")
+    return Classifier(
+        name=str(path),
+        runtime=export.runtime,
+        run=export.run,
+        classes=export.classes,
+        size=export.size,
+        preprocessing=preprocessing,
+        kind=kind,
+        labels=export.labels,
+    )

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .figures import new_figure, save_figure
+
 HELD_OUT = 0.2
 SHOWN = 20
 
@@ -39,16 +41,12 @@ def draw_predictions(path: Path, digits: np.ndarray, labels: np.ndarray, probabi
 
     The wrong ones come first, up to a quarter of the places: they are the interesting ones.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     predicted = probabilities.argmax(axis=1)
     wrong, right = np.flatnonzero(predicted != labels), np.flatnonzero(predicted == labels)
     right = np.random.default_rng(0).permutation(right)
     chosen = np.concatenate([wrong[: SHOWN // 4], right])[:SHOWN]
-    figure = Figure(figsize=(9, 8.4), facecolor="white", layout="constrained")
+    figure = new_figure((9, 8.4))
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
-    FigureCanvasAgg(figure)
     figure.suptitle(
         f"Held-out digits, classified by the SavedModel: {len(right)} of {len(labels)} right "
         f"({len(right) / len(labels):.1%})",
@@ -63,7 +61,7 @@ def draw_predictions(path: Path, digits: np.ndarray, labels: np.ndarray, probabi
         axis.set(xticks=[], yticks=[])
         for spine in axis.spines.values():
             spine.set(color=colour, linewidth=2.5 if bad else 1)
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path)
 
 
 def write_folders(path: str | Path) -> None:

@@ -55,12 +55,13 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
 
 
 def labels_beside(model: str | os.PathLike[str], classes: int) -> tuple[str, ...] | None:
-    """The class names that training wrote beside the file of a model; None where there are none.
+    """The class names that training wrote beside a model, or into its folder; None where there are none.
 
     A labels.txt of another number of names belongs to something else.
     """
     path = Path(model)
-    if not path.is_file() or not (file := path.with_name(LABELS)).is_file():
+    file = path / LABELS if path.is_dir() else path.with_name(LABELS)
+    if not path.exists() or not file.is_file():
         return None
     names = tuple(file.read_text(encoding="utf-8", errors="replace").splitlines())
     return names if len(names) == classes else None

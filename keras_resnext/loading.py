@@ -20,6 +20,14 @@ from .weights.names import shortcut_indices
 from .weights.published import find_by_file_name, find_published, list_pretrained
 from .weights.sources import PYTORCH_SUFFIXES, mark_as_published
 
+BEST = "best.keras"  # in the folder of a training run
+
+
+def find_model_file(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The best model in the folder of a training run; any other name as it is."""
+    best = Path(name, BEST)
+    return best if best.is_file() else name
+
 
 def load_model(
     name: str | os.PathLike[str], *, ema: bool = False, bgr: bool = False, prefix: str | None = None, **options: Any
@@ -27,8 +35,9 @@ def load_model(
     """The model that `name` stands for.
 
     Args:
-        name: an architecture (random weights), a published checkpoint, or a file: .keras, .weights.h5 or a PyTorch
-            checkpoint, or a folder as Hugging Face's hub has them.
+        name: an architecture (random weights), a published checkpoint, a file (.keras, .weights.h5 or a PyTorch
+            checkpoint), a folder as Hugging Face's hub has them, or that of a training run, of which the best model is
+            taken.
         ema, bgr, prefix: as in `from_pytorch`, for PyTorch checkpoints alone.
         options: of `ResNeXt`, where the model is built; a .keras file holds its own.
 
@@ -37,6 +46,7 @@ def load_model(
         OSError: a published checkpoint that cannot be downloaded.
         ValueError: none of these, a file that cannot be read as what its name says, or options that do not fit.
     """
+    name = find_model_file(name)
     text, path = os.fspath(name), Path(name)
     given = "ema=True" if ema else "bgr=True" if bgr else f"prefix={prefix!r}" if prefix is not None else ""
     if given and not (path.name.lower().endswith(PYTORCH_SUFFIXES) or is_hub_folder(path)):
@@ -53,6 +63,10 @@ def load_model(
         try:
             row = find_published(text)
         except ValueError:
+            if path.is_dir():
+                raise ValueError(
+                    f"MODEL={text!r} is a folder without a model: neither {BEST} of a training run nor a SavedModel"
+                ) from None
             raise ValueError(
                 f"MODEL={text!r} is neither a file ending in {', '.join(known)}, nor published weights "
                 f"(`keras-resnext list` shows them), nor an architecture; choose one of {', '.join(ARCHITECTURES)}"
@@ -78,6 +92,7 @@ def load_model(
 
 def describe_model(name: str | os.PathLike[str]) -> dict[str, Any]:
     """What a manifest says of where a model came from: its source, and what is published of it."""
+    name = find_model_file(name)
     text = os.fspath(name)
     row = find_by_file_name(Path(name).name)
     if not text.lower().endswith((*KERAS_SUFFIXES, *PYTORCH_SUFFIXES)) and text not in ARCHITECTURES:

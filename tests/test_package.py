@@ -107,7 +107,8 @@ LAYERS = (
     {"model", "runtimes"},
     {"weights"},
     {"data", "network"},
-    {"digits", "figures", "labels", "preprocessing", "pytorch"},
+    {"digits", "labels", "preprocessing", "pytorch"},
+    {"figures"},
     {"files", "progress"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from keras_resnext import Preprocessing, ResNeXt, decode_predictions, preprocess_input, set_preprocessing
+from keras_resnext.classifier import predict_images
 from keras_resnext.export import export_saved_model
 from keras_resnext.labels import imagenet_labels
-from keras_resnext.prediction import predict_images
 from keras_resnext.preprocessing import load_image
 from keras_resnext.weights.published import PUBLISHED
 from tests.references import torchvision_model  # noqa: F401  declares what torchvision needs to import

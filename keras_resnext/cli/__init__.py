@@ -10,7 +10,7 @@ from .application import app, load_framework, tell
 
 # Imported in the order of the commands in --help.
 from . import training_commands, evaluation_commands, explain_commands, records_commands  # noqa: F401
-from . import model_commands, export_commands, serving_commands, benchmark_commands  # noqa: F401
+from . import predict_command, model_commands, export_commands, serving_commands, benchmark_commands  # noqa: F401
 
 __all__ = ["app", "load_framework", "main", "run"]
 

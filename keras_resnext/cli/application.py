@@ -20,8 +20,14 @@ app = typer.Typer(
 # Groups of commands in --help.
 MODELS, TRAINING, SERVING = "Models and weights", "Training and evaluation", "Serving and speed"
 
-MODEL_HELP = "Published weights (`keras-resnext list`), .keras file, PyTorch checkpoint, or architecture name."
+MODEL_HELP = (
+    "Published weights (`keras-resnext list`), .keras file, PyTorch checkpoint, folder of a training run, or "
+    "architecture name."
+)
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+Classifier = Annotated[
+    str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} Or a SavedModel's folder, a .tflite or .onnx file.")
+]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Images in any format that Pillow reads.")]
 Data = Annotated[
     Path,
@@ -97,3 +103,8 @@ def printable(text: str) -> str:
 def tell(message: str) -> None:
     """One line on standard error."""
     print(f"keras-resnext: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+def format_score(score: float, kind: str) -> str:
+    """A score as `Classifier.kind` has it: a probability in percent, any other number as it is."""
+    return f"{score:.6g}" if kind == "raw" else f"{score:.2%}"

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from .application import MODEL_HELP, TRAINING, app, load_framework, printable, tell
+from .application import TRAINING, Classifier, app, load_framework, printable, tell
 from .from_fields import from_fields
+
+if TYPE_CHECKING:
+    from ..evaluation.label_scores import LabelScores
 
 FILTERS = ("bilinear", "bicubic")
 SHOWN = 5  # confused pairs, skipped images
@@ -42,9 +45,7 @@ class EvaluateOptions:
 @app.command(rich_help_panel=TRAINING)
 @from_fields
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} Or a SavedModel's folder, a .tflite or .onnx file.")
-    ],
+    model: Classifier,
     data: Annotated[
         Path,
         typer.Argument(
@@ -83,6 +84,7 @@ def evaluate(
         "top-5": f"{result.top5:.2%}",
         "loss": f"{result.loss:.4f}",
         "calibration error": f"{result.calibration_error:.2%}",
+        **_label_rows(result.label_scores),
         "rate": f"{result.n / result.seconds:.0f} images/s",
     }
     if options.output:
@@ -96,3 +98,15 @@ def evaluate(
         tell(f"skipped {name!r}: it {reason}")
     if len(result.skipped) > SHOWN:
         tell(f"{len(result.skipped)} images were skipped")
+
+
+def _label_rows(found: "LabelScores | None") -> dict[str, str]:
+    if found is None:
+        return {}
+    measures = {
+        "mAP": found.mean_average_precision,
+        "AUC": found.mean_auc,
+        "F1, micro": found.micro_f1,
+        "F1, macro": found.macro_f1,
+    }
+    return {name: f"{value:.2%}" for name, value in measures.items()}

@@ -1,14 +1,14 @@
 """The commands on what a model sees: explain, features."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .application import TRAINING, Images, Model, app, load_framework, printable
+from .application import TRAINING, Images, Model, app, format_score, load_framework, printable
 from .from_fields import from_fields
+from .image_files import check_files, distinct_stems, find_images
 
 _IMAGE_SIZE = {"min": 1, "help": "Height and width, where the model leaves them free."}
 _METHODS = ("grad_cam", "grad_cam++")
@@ -62,30 +62,24 @@ def explain(model: Model, images: Images, options: ExplainOptions) -> None:
     """Draw where a model looks: Grad-CAM over each image, as OUTPUT/IMAGE.grad_cam.png."""
     check_files(images)
     load_framework()
+    from ..classifier import open_classifier
     from ..explain import explain_feature_maps, explain_image
-    from ..labels import labels_beside, read_labels
-    from ..loading import load_model
-    from ..runtimes.keras_model import check_classifier
+    from ..labels import read_labels
 
-    loaded = load_model(model)
-    names = read_labels(options.labels) if options.labels else labels_beside(model, check_classifier(loaded))
+    labels = read_labels(options.labels) if options.labels else None
+    classifier = open_classifier(model, image_size=options.image_size, labels=labels)
     options.output.mkdir(parents=True, exist_ok=True)
     for image, stem in zip(images, distinct_stems(images), strict=True):
         path = options.output / f"{stem}.{options.method}.png"
         found = explain_image(
-            loaded,
-            image,
-            path,
-            layer=options.layer,
-            class_index=options.class_,
-            method=options.method,
-            labels=names,
-            image_size=options.image_size,
+            classifier, image, path, layer=options.layer, class_index=options.class_, method=options.method
         )
-        print(printable(f"{path}  {found.class_name} {found.score:.2%}  at {found.layer}"))
+        print(printable(f"{path}  {found.class_name} {format_score(found.score, classifier.kind)}  at {found.layer}"))
         if options.feature_maps:
             path = options.output / f"{stem}.feature_maps.png"
-            channels = explain_feature_maps(loaded, image, path, layer=options.layer, image_size=options.image_size)
+            channels = explain_feature_maps(
+                classifier.model, image, path, layer=options.layer, image_size=classifier.size
+            )
             print(printable(f"{path}  strongest channels {', '.join(map(str, channels[:4]))}"))
 
 
@@ -108,6 +102,9 @@ def features(
         what = "a folder, not a file" if options.output.is_dir() else "in a folder that does not exist"
         raise FileNotFoundError(f"output={str(options.output)!r} is {what}")
     files = find_images(images)
+    for file in files:
+        if len(str(file).splitlines()) != 1:
+            raise ValueError(f"image={str(file)!r} must be a name of one line, for the list of images")
     load_framework()
     import numpy as np
     from rich.console import Console
@@ -132,48 +129,7 @@ def features(
     ]
     array, listing = np.concatenate(rows), options.output.with_suffix(".txt")
     with placed_whole(options.output) as aside, placed_whole(listing) as names:
-        with open(aside, "wb") as file:  # np.save would add .npy to any other name
-            np.save(file, array)
+        with open(aside, "wb") as opened:  # np.save would add .npy to any other name
+            np.save(opened, array)
         names.write_bytes("".join(f"{path}\n" for path in files).encode("utf-8", "surrogateescape"))
     print(printable(f"{options.output}  {array.shape[0]} images, {array.shape[1]} features each; images in {listing}"))
-
-
-def check_files(paths: list[Path]) -> None:
-    """A mistyped path should not wait for a framework."""
-    for path in paths:
-        if path.is_dir():
-            raise ValueError(f"image={str(path)!r} is a folder, not an image")
-        if not path.is_file():
-            raise FileNotFoundError(f"image={str(path)!r}: there is no such file")
-
-
-def find_images(paths: list[Path]) -> list[Path]:
-    """The files among `paths` as given, and in place of each folder the images in it, sorted.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a folder without images, or a name that would break the list of names.
-    """
-    from PIL import Image
-
-    suffixes = {suffix for suffix, form in Image.registered_extensions().items() if form in Image.OPEN}
-    found: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            check_files([path])
-            found.append(path)
-            continue
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-        if not inside:
-            raise ValueError(f"image={str(path)!r} is a folder without images")
-        found += inside
-    for path in found:
-        if len(str(path).splitlines()) != 1:
-            raise ValueError(f"image={str(path)!r} must be a name of one line, for the list of images")
-    return found
-
-
-def distinct_stems(paths: list[Path]) -> list[str]:
-    """File names without suffix; where several are the same, with the place in the list."""
-    counts = Counter(path.stem for path in paths)
-    return [path.stem if counts[path.stem] == 1 else f"{path.stem}-{i}" for i, path in enumerate(paths, start=1)]

@@ -1,4 +1,4 @@
-"""The commands on models and files: list, info, predict, convert, quickstart."""
+"""The commands on models and files: list, info, convert, quickstart."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from .application import MODEL_HELP, MODELS, TRAINING, Images, Model, app, load_framework, printable
+from .application import MODEL_HELP, MODELS, TRAINING, app, load_framework, printable
 from .from_fields import from_fields
 
 if TYPE_CHECKING:
@@ -41,43 +40,6 @@ def list_() -> None:
         weights.add_row(published.name, f"{published.top1:.2f}", top5, published.licence)
     Console().print("", weights)
     Console().print("\nimagenet/ARCHITECTURE: the most accurate of these whose licence allows commercial use.")
-
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """What `predict` shows."""
-
-    top: int = field(default=5, metadata={"min": 1, "help": "Classes shown per image."})
-    labels: Path | None = field(
-        default=None,
-        metadata={"help": "Text file with one class name a line; default labels.txt beside the model."},
-    )
-    image_size: int | None = field(
-        default=None, metadata={"min": 1, "help": "Height and width, where the model leaves them free."}
-    )
-
-
-@app.command(rich_help_panel=MODELS)
-@from_fields
-def predict(model: Model, images: Images, options: PredictOptions) -> None:
-    """Classify images and print the best classes of each."""
-    for image in images:  # a mistyped path should not wait for a framework
-        if not image.is_file():
-            raise FileNotFoundError(f"image={str(image)!r}: there is no such file")
-    load_framework()
-    from ..labels import labels_beside, read_labels
-    from ..loading import load_model
-    from ..prediction import predict_images
-    from ..runtimes.keras_model import check_classifier
-
-    given = read_labels(options.labels) if options.labels else None
-    loaded = load_model(model)
-    names = given or labels_beside(model, check_classifier(loaded))
-    table = Table("image", "rank", "class", "score", box=None)
-    for path, ranking in predict_images(loaded, images, top=options.top, labels=names, image_size=options.image_size):
-        for rank, (name, score) in enumerate(ranking, start=1):
-            table.add_row(escape(str(path)) if rank == 1 else "", str(rank), escape(name), f"{score:.2%}")
-    Console().print(table)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
 """Images of an evaluation: confusion matrix, reliability diagram, and the most confused classes with examples."""
 
-import io
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+
+from ..figures import figure_bytes, new_figure
 
 PAIRS = 8
 EXAMPLES = 6
 NUMBERED, NAMED = 20, 60  # up to so many classes, counts fit into the cells and names onto the axes
 RIGHT, WRONG, INK = "#2e7d32", "#c62828", "#37474f"
+MARGIN = 0.15  # inches
 
 Pair = tuple[str, str, int, list[tuple[np.ndarray, float]]]
 
@@ -28,7 +28,7 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     n, names = len(shown), [_short(classes[i]) for i in shown.tolist()]
     side = float(np.clip(2.5 + 0.5 * n, 5.5, 12))
-    figure = _figure(side, side)
+    figure = new_figure((side, side))
     axis = figure.subplots()
     # The square root shows rare confusions too, and any at all stands out from none.
     colours = LinearSegmentedColormap.from_list("", colormaps["Blues"](np.linspace(0.2, 1, 256)))
@@ -58,7 +58,7 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
                 dark = shares[row, column] > 0.25
                 axis.text(column, row, str(count), ha="center", va="center", color="white" if dark else INK,
                           fontsize=float(np.clip(150 / n, 7, 13)))  # fmt: skip
-    return _png(figure, 100 if n <= 100 else 200)
+    return figure_bytes(figure, dpi=100 if n <= 100 else 200, margin=MARGIN)
 
 
 def draw_calibration(bins: np.ndarray) -> bytes:
@@ -68,7 +68,7 @@ def draw_calibration(bins: np.ndarray) -> bytes:
     count, confidence, accuracy = bins.T
     centres, width = (np.arange(len(bins)) + 0.5) / len(bins), 1 / len(bins)
     some = count > 0
-    figure = _figure(6.5, 7)
+    figure = new_figure((6.5, 7))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.bar(centres[some], accuracy[some], width * 0.92, color="#90caf9", label="accuracy")
     upper.bar(
@@ -84,7 +84,7 @@ def draw_calibration(bins: np.ndarray) -> bytes:
     lower.set(xlabel="confidence", ylabel="share of images")
     for axis in (upper, lower):
         axis.spines[["top", "right"]].set_visible(False)
-    return _png(figure, 100)
+    return figure_bytes(figure, margin=MARGIN)
 
 
 def draw_confused_pairs(pairs: Sequence[Pair]) -> bytes:
@@ -94,7 +94,7 @@ def draw_confused_pairs(pairs: Sequence[Pair]) -> bytes:
         pairs: (true class, predicted class, how many, [(uint8 image (height, width, 3), confidence), …]) each.
     """
     rows = max(len(pairs), 1)
-    figure = _figure(11, 0.7 + 1.45 * rows)
+    figure = new_figure((11, 0.7 + 1.45 * rows))
     figure.suptitle(
         "Most confused classes, their surest mistakes with the model's confidence" if pairs else "No mistakes",
         fontsize=13, color=INK,
@@ -113,25 +113,8 @@ def draw_confused_pairs(pairs: Sequence[Pair]) -> bytes:
         for axis, (image, confidence) in zip(axes[1:], examples, strict=False):
             axis.imshow(image, interpolation="nearest" if max(image.shape) < 100 else "antialiased")
             axis.set_title(f"{confidence:.0%}", fontsize=10, color=INK, pad=3)
-    return _png(figure, 100)
+    return figure_bytes(figure, margin=MARGIN)
 
 
 def _short(name: str, most: int = 22) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Any, dpi: int) -> bytes:
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # names in scripts that the font lacks
-        figure.savefig(stream, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.15)
-    return stream.getvalue()

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..files import placed_whole
+from ..figures import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Even in lightness, so that no place looks like a border that is none, and readable without colour vision.
 COLOURS = "inferno"
@@ -37,7 +36,7 @@ def draw_explanation(
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
-    figure = _figure(2 * PANEL * _aspect(image) + 0.8, PANEL + 0.7)
+    figure = new_figure((2 * PANEL * _aspect(image) + 0.8, PANEL + 0.7))
     figure.suptitle(title, parse_math=False, fontsize=13, fontweight="bold", x=0.02, ha="left")
     left, right = figure.subplots(1, 2)
     _show(left, image, "as the model sees it")
@@ -45,7 +44,7 @@ def draw_explanation(
     _show(right, overlay(image, heat, colours), subtitle)
     shown = ScalarMappable(Normalize(0, 1), colours)
     figure.colorbar(shown, ax=right, shrink=0.9, ticks=[0, 0.5, 1])
-    _save(figure, path)
+    save_figure(figure, path, dpi=DPI)
 
 
 def overlay(image: np.ndarray, heat: np.ndarray, colours: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -80,7 +79,7 @@ def draw_feature_maps(
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     side = PANEL / 2
-    figure = _figure(columns * side * _aspect(image) + 0.4, rows * (side + 0.3) + 0.6)
+    figure = new_figure((columns * side * _aspect(image) + 0.4, rows * (side + 0.3) + 0.6))
     figure.suptitle(title, parse_math=False, fontsize=13, fontweight="bold", x=0.02, ha="left")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     _show(axes[0], image, "as the model sees it")
@@ -88,20 +87,11 @@ def draw_feature_maps(
         _show(axis, values, f"channel {channel}, max {values.max():.2g}")
     for axis in axes[count:]:
         axis.axis("off")
-    _save(figure, path)
+    save_figure(figure, path, dpi=DPI)
 
 
 def _aspect(image: np.ndarray) -> float:
     return min(max(image.shape[1] / image.shape[0], 0.5), 3.0)
-
-
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _show(axis: "Axes", values: np.ndarray, title: str) -> None:
@@ -109,8 +99,3 @@ def _show(axis: "Axes", values: np.ndarray, title: str) -> None:
     axis.imshow(values, cmap=COLOURS)
     axis.set_title(title, fontsize=9, loc="left", parse_math=False)
     axis.set(xticks=[], yticks=[])
-
-
-def _save(figure: "Figure", path: str | os.PathLike[str]) -> None:
-    with placed_whole(path) as aside:
-        figure.savefig(aside, format="png", dpi=DPI)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from ..runtimes.keras_model import last_activation
@@ -165,3 +166,17 @@ def _is_open(op: Operation) -> bool:
 
 def _functional(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs, model.outputs) if isinstance(model, keras.Sequential) else model
+
+
+def check_batch(model: keras.Model, images: Any) -> np.ndarray:
+    """Images as float32; raises ValueError unless they have the shape that the model takes."""
+    array = np.asarray(images, "float32")
+    wanted = tuple(model.inputs[0].shape)
+    if array.ndim != 4 or not len(array) or any(w not in (None, s) for w, s in zip(wanted, array.shape, strict=True)):
+        raise ValueError(f"images must have shape {wanted}, with at least one image; got {array.shape}")
+    return array
+
+
+def as_float64(tensor: Tensor) -> np.ndarray:
+    """A backend tensor in NumPy."""
+    return np.asarray(ops.convert_to_numpy(ops.cast(tensor, "float32")), "float64")

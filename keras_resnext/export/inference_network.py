@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from ..network.input_preprocessing import get_preprocessing
-from ..runtimes.keras_model import check_classifier, check_images, last_activation
+from ..runtimes.keras_model import check_classifier, check_images, last_activation, output_kind
 from .fuse import fuse
 
 Tensor = Any
@@ -48,7 +48,7 @@ def build_network(
             scores, outputs["features"] = both(normalised)
         else:
             scores = keras.Model(fused.inputs[0], fused.outputs[0])(normalised)
-        if last_activation(model) is keras.activations.linear:
+        if output_kind(model) == "single" and last_activation(model) is keras.activations.linear:
             scores = keras.layers.Softmax(dtype="float32", name="softmax")(scores)
         outputs["probabilities"] = scores
     else:

@@ -15,7 +15,8 @@ import numpy as np
 from keras import ops
 
 from ..files import placed_whole
-from ..network.input_preprocessing import get_preprocessing
+from ..runtimes.keras_model import image_input, output_kind
+from ..runtimes.onnx_run import INSTALL, open_session
 from .inference_network import build_network, classes_of
 from .onnx_graph import simplify
 from .report import ExportReport, compare, expected_outputs, sample_images
@@ -24,7 +25,6 @@ Tensor = Any
 
 OPSETS = range(13, 19)  # tf2onnx 1.17 writes up to 18; below 13 lie other forms of the same operations
 MAX_BYTES = 2**31 - 2**24  # protobuf's limit, less what the graph itself takes
-INSTALL = "pip install 'keras_resnext[onnx]'"
 
 
 def export_onnx(
@@ -86,9 +86,10 @@ def export_onnx(
 
     proto = simplify(_convert(_with_planar_norms(network), size, opset))
     _check_operations(proto, opset)
-    preprocessing = get_preprocessing(model)
-    facts = {**asdict(preprocessing), "size": size, "resize": preprocessing.resize_for(min(size))}
-    onnx.helper.set_model_props(proto, {"preprocessing": json.dumps(facts)})
+    facts = {"preprocessing": json.dumps({**asdict(image_input(model, size)[1]), "size": size})}
+    if classes_of(model):
+        facts["kind"] = output_kind(model)
+    onnx.helper.set_model_props(proto, facts)
     with placed_whole(target) as aside:
         aside.write_bytes(proto.SerializeToString())
         try:
@@ -168,17 +169,6 @@ def _verify(path: Path, images: np.ndarray, expected: dict[str, np.ndarray], tol
         )
         for name, values in expected.items()
     ]
-
-
-def open_session(path: Path) -> Any:
-    """ONNX Runtime's session on the file, on the CPU; raises ImportError where ONNX Runtime is missing."""
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise ImportError(f"running ONNX files needs onnxruntime: {INSTALL}") from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 class _PlanarNorm(keras.layers.Layer):

@@ -11,12 +11,13 @@ import keras
 import numpy as np
 from PIL import Image
 
+from ..classifier import open_classifier
 from ..digits import load_digits
-from ..network.input_preprocessing import get_preprocessing
 from ..preprocessing import load_image, preprocess_input
-from ..runtimes.keras_model import last_activation, softmax
+from ..runtimes.keras_model import image_input
 from ..weights.download import sha256
 from .fuse import copy_weights, in_float32
+from .inference_network import classes_of
 
 RANDOM = 4
 DIGITS = 4
@@ -66,10 +67,10 @@ def sample_images(
         )
         for digit in load_digits()[0][:DIGITS] * (255 / 16)
     ]
-    preprocessing = get_preprocessing(model)
-    resize, interpolation = preprocessing.resize_for(min(size)), preprocessing.interpolation
+    how = image_input(model, size)[1]
     real = [
-        load_image(path, size, resize=resize, interpolation=interpolation).astype("float32") for path in images or ()
+        load_image(path, size, resize=how.resize, interpolation=how.interpolation).astype("float32")
+        for path in images or ()
     ]
     return np.concatenate([noise, np.stack([*digits, *real])])
 
@@ -79,11 +80,11 @@ def expected_outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
     if any(getattr(layer, "compute_dtype", "float32") != "float32" for layer in model._flatten_layers()):
         whole, model = model, in_float32(model)
         copy_weights(whole, model)
-    outputs = model.predict_on_batch(preprocess_input(images, get_preprocessing(model)))
-    outputs = np.asarray(keras.tree.flatten(outputs)[0], "float32")
-    if outputs.ndim == 4:
-        return outputs.mean((1, 2))
-    return softmax(outputs) if last_activation(model) is keras.activations.linear else outputs
+    if classes_of(model):
+        return open_classifier(model, image_size=images.shape[1:3]).scores(images)
+    features = model.predict_on_batch(preprocess_input(images, image_input(model)[1]))
+    features = np.asarray(keras.tree.flatten(features)[0], "float32")
+    return features.mean((1, 2)) if features.ndim == 4 else features
 
 
 def compare(

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from ..labels import class_names
-from ..network.input_preprocessing import get_preprocessing
+from ..runtimes.keras_model import image_input, output_kind
+from ..runtimes.saved_model_run import load_run
 from ..serving.model_base import KERAS_FILE
 from .fuse import CONVOLUTIONS, InferenceConv2D
 from .image_decoding import decode_image
@@ -113,8 +113,8 @@ def export_version(
     names = class_names(labels, classes) if classes else []
     if labels is not None and not classes:
         raise ValueError(f"labels={labels!r} are for classes, and model={model.name!r} gives features")
-    preprocessing = get_preprocessing(model)
-    resize = preprocessing.resize_for(min(size)) if resize_size is None else resize_size
+    preprocessing = image_input(model, size)[1]
+    resize = preprocessing.resize if resize_size is None else resize_size
     if not is_positive(resize) or resize < min(size):
         raise ValueError(f"resize_size={resize_size!r} must be an integer of at least {min(size)}, the image size")
     base = Path(base_dir)
@@ -155,6 +155,7 @@ def export_version(
             "image_size": size,
             "preprocessing": {**asdict(preprocessing), "size": size, "resize": resize},
             "classes": classes,
+            **({"kind": output_kind(model)} if classes else {}),
             "parameters": model.count_params(),
             **(manifest or {}),
             "verified": {
@@ -262,23 +263,6 @@ def _convolutions(network: keras.Model) -> list[InferenceConv2D]:
     """Those of the network and of the models inside it."""
     inner = [_convolutions(layer) for layer in network.layers if isinstance(layer, keras.Model)]
     return [*(layer for layer in network.layers if isinstance(layer, InferenceConv2D)), *itertools.chain(*inner)]
-
-
-def load_run(path: Path, output: str) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from images (batch, height, width, 3) on 0..255 to float32 outputs of `serving_default`.
-
-    It has the loaded object as its attribute `loaded`.
-    """
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(str(path))
-    signature = loaded.signatures["serving_default"]
-
-    def run(images: np.ndarray) -> np.ndarray:
-        return np.asarray(signature(images=tf.constant(images, tf.float32))[output], "float32")
-
-    run.loaded = loaded  # type: ignore[attr-defined]  # its variables last as long as this does
-    return run
 
 
 def _tensorflow_version() -> str:

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 from ..files import placed_whole
-from ..network.input_preprocessing import get_preprocessing
 from ..preprocessing import load_image
+from ..runtimes.keras_model import image_input
 from ..runtimes.litert import load
 from .flatbuffer import count_operations, rename_tensors
 from .inference_network import build_network, is_positive
@@ -155,12 +155,11 @@ def _calibration_images(calibration: Calibration, model: keras.Model, size: tupl
     if not paths:
         raise ValueError(f"calibration={calibration!r} is empty: it holds no images")
     paths = _evenly(paths)
-    preprocessing = get_preprocessing(model)
-    resize, interpolation = preprocessing.resize_for(min(size)), preprocessing.interpolation
+    how = image_input(model, size)[1]
     loaded, broken = [], []
     for path in paths:
         try:
-            loaded.append(load_image(path, size, resize=resize, interpolation=interpolation))
+            loaded.append(load_image(path, size, resize=how.resize, interpolation=how.interpolation))
         except (ValueError, OSError) as error:
             if not folder:
                 raise

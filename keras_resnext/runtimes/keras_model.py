@@ -1,9 +1,18 @@
-"""What prediction, evaluation and export ask of a model: RGB images in, scores of named classes out."""
+"""A Keras model of RGB images: what it takes, what its output means, and how to run it."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
+
+from ..network.input_preprocessing import get_preprocessing
+from ..preprocessing import Preprocessing
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+KINDS = ("single", "multi", "raw")  # of scores; see `output_kind`
 
 
 def check_images(model: Any) -> None:
@@ -30,6 +39,21 @@ def check_classifier(model: Any) -> int:
     return int(shapes[0][1])
 
 
+def image_input(
+    model: keras.Model, image_size: int | tuple[int, int] | None = None
+) -> tuple[tuple[int, int], Preprocessing]:
+    """((height, width), how images are prepared for that size).
+
+    `image_size` counts where the model leaves its size free; default as its preprocessing has it.
+    """
+    preprocessing = get_preprocessing(model)
+    wanted = (image_size, image_size) if isinstance(image_size, int | None) else image_size
+    fixed = model.inputs[0].shape[1:3]
+    height, width = (f or w or preprocessing.size for f, w in zip(fixed, wanted, strict=True))
+    side = min(height, width)
+    return (height, width), replace(preprocessing, size=side, resize=preprocessing.resize_for(side))
+
+
 def last_operation(model: keras.Model) -> Any:
     """The operation that the output comes from: a layer, also of a model inside; never a mere cast."""
     tensor = model.outputs[0]
@@ -51,7 +75,44 @@ def last_activation(model: keras.Model) -> Any:
     return getattr(operation, "activation", None)
 
 
+def output_kind(model: keras.Model) -> str:
+    """What the scores of a classifier mean.
+
+    "single": probabilities of classes of which one is right; a model that ends in linear scores gets a softmax.
+    "multi": it ends in a sigmoid, and each output is a probability of its own. "raw": one number that is no
+    probability.
+    """
+    operation = last_operation(model)
+    activation, name = getattr(operation, "activation", None), type(operation).__name__
+    if activation is keras.activations.sigmoid or name == "Sigmoid":
+        return "multi"
+    is_softmax = activation is keras.activations.softmax or name == "Softmax"
+    return "raw" if model.outputs[0].shape[-1] == 1 and not is_softmax else "single"
+
+
+def load_run(model: keras.Model, kind: str) -> Run:
+    """A function from prepared images (n, height, width, 3) to scores (n, classes) in float32.
+
+    Linear scores become probabilities, as `kind` has them. The first call runs the layers one by one: compiling takes
+    seconds, which a single image does not earn back.
+    """
+    is_linear = last_activation(model) is keras.activations.linear
+    finish = {"single": softmax, "multi": sigmoid}.get(kind) if is_linear else None
+    run_first = [lambda images: keras.ops.convert_to_numpy(keras.ops.cast(model(images, training=False), "float32"))]
+
+    def run(images: np.ndarray) -> np.ndarray:
+        scores = np.asarray((run_first.pop() if run_first else model.predict_on_batch)(images), "float32")
+        return scores if finish is None else finish(scores)
+
+    return run
+
+
 def softmax(scores: np.ndarray) -> np.ndarray:
     """Probabilities (batch, classes) of logits, computed without overflow."""
     powers = np.exp(scores - scores.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
+
+
+def sigmoid(scores: np.ndarray) -> np.ndarray:
+    """The probability of each logit by itself, computed without overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * scores))

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ..data import CachedReader, Listing, Plan, ValidationBatches, training_batches
 from ..files import remove_leftovers
+from ..loading import BEST
 from ..network.input_preprocessing import get_preprocessing
 from ..runtimes.keras_model import check_classifier
 from . import distribution
@@ -19,7 +20,7 @@ from .failures import explain_failure
 from .options import RunOptions
 from .recipes import Recipe
 from .record import describe_run, find_changes, find_checkpoint
-from .session import BEST, BOARD, CHECKPOINT, CURVES, HISTORY, LABELS, LAST, RUN, Session, write
+from .session import BOARD, CHECKPOINT, CURVES, HISTORY, LABELS, LAST, RUN, Session, write
 from .state import TrainingDivergedError
 from .step import gives_logits
 from .tensorboard import open_board

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ..data import Plan, ValidationBatches
 from ..files import placed_whole
+from ..loading import BEST
 from ..progress import Bar
 from ..weights.keras_files import save_keras
 from . import distribution
@@ -24,7 +25,7 @@ from .state import SavedState, TrainingDivergedError, find_not_finite, save_stat
 from .step import compile_model
 
 CHECKPOINT, RUN, HISTORY, CURVES = "checkpoint.npz", "run.json", "history.csv", "curves.png"
-BEST, LAST, LABELS, BOARD = "best.keras", "last.keras", "labels.txt", "tensorboard"
+LAST, LABELS, BOARD = "last.keras", "labels.txt", "tensorboard"
 
 
 class Session:

@@ -177,7 +177,7 @@ def test_exports_remember_how_images_are_prepared(tmp_path: Path) -> None:
     told = open_classifier(tmp_path / "m.tflite", resize=20, interpolation="bicubic")
     assert (told.resize, told.interpolation) == (20, "bicubic")
     (version / "manifest.json").write_text('{"preprocessing": {"resize": 3}}')
-    with pytest.raises(ValueError, match="records a preprocessing that cannot be: resize=3"):
+    with pytest.raises(ValueError, match="has invalid preprocessing metadata: resize=3"):
         open_classifier(version)
 
 
@@ -381,10 +381,10 @@ def test_few_images_wait_in_memory(model: keras.Model, data: Path, monkeypatch: 
 
     def slow(images: np.ndarray) -> np.ndarray:
         ahead.append(len(read) - len(ahead) * 4)
-        return opened.classify(images)
+        return opened.run(images)
 
     monkeypatch.setattr(classifier.Classifier, "read", counted)
-    monkeypatch.setattr(classifier, "_open_keras", lambda *_: classifier.replace(opened, classify=slow))
+    monkeypatch.setattr(classifier, "_open_keras", lambda *_: classifier.replace(opened, run=slow))
     evaluate(model, data, batch_size=4)
     assert len(ahead) == 15
     assert max(ahead) <= 3 * 4 + 1
@@ -414,7 +414,7 @@ def test_arguments_out_of_range(options: dict[str, Any], message: str, model: ke
         ("m.tflite", b"no such", "is no TFLite file"),
         ("m.onnx", b"no such", "is no readable ONNX file"),
         ("m.keras", b"no such", "is no readable .keras file"),
-        ("folder/x", b"", "must be the folder of a SavedModel, or hold such folders"),
+        ("folder/x", b"", "is a folder without a model: neither best.keras of a training run nor a SavedModel"),
         ("folder/1/saved_model.pb", b"no such", "is no readable SavedModel"),
     ],
 )

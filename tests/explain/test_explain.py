@@ -12,7 +12,7 @@ from PIL import Image
 
 import keras_resnext
 from keras_resnext import ResNeXt, cli, preprocess_input
-from keras_resnext.cli.explain_commands import find_images
+from keras_resnext.cli.image_files import find_images
 from keras_resnext.explain import explain_feature_maps, explain_image, extract_features, feature_maps, grad_cam
 from keras_resnext.explain.drawing import overlay
 from tests import references

@@ -254,9 +254,9 @@ function showHeatSource() {
   const source = explainable();
   $("heat-on").disabled = !source;
   $("heat-controls").hidden = !source || !$("heat-on").checked;
-  $("layer").disabled = $("method").disabled = source !== "keras";
+  $("layer").disabled = $("method").disabled = !source;
   if (!source && models.length) {
-    say($("heat-text"), "Not for this version: it has neither a grad_cam signature nor its Keras model beside it. Export with --keras to have it.");
+    say($("heat-text"), "Not for this version: it does not hold its Keras model. Export with --keras to have it.");
     $("overlay").hidden = true;
     $("image").hidden = false;
   } else if (!$("heat-on").checked) {
@@ -279,19 +279,18 @@ async function showHeat(classIndex = chosen?.classIndex ?? null) {
   say($("heat-text"), "Computing …");
   $("heat").setAttribute("aria-busy", "true");
   try {
-    const keras = explainable() === "keras";
     const found = await explain(currentPath(), item.image, {
-      layer: keras ? $("layer").value : "",
-      method: keras ? $("method").value : "",
-      classIndex: keras ? classIndex : null,
+      layer: $("layer").value,
+      method: $("method").value,
+      classIndex,
     });
-    const image = found.image ? await loadImage(found.image.b64) : $("image");
+    const image = await loadImage(found.image.b64);
     if (number !== explaining || item !== chosen) return;
     item.explained = { ...found, image };
     showLayers(found);
     paint();
-    const what = found.class ? `${found.class.name}, ${format.percent(found.class.score)}` : "the best class";
-    say($("heat-text"), `What speaks for ${what}${found.layer ? `, at ${found.layer}, ${found.heat[0].length} × ${found.heat.length} places` : ""}.`);
+    const what = `${found.class.name}, ${format.percent(found.class.score)}`;
+    say($("heat-text"), `What speaks for ${what}, at ${found.layer}, ${found.heat[0].length} × ${found.heat.length} places.`);
   } catch (error) {
     if (number === explaining) say($("heat-text"), error.message);
   } finally {
