@@ -7,6 +7,7 @@ import keras
 import pytest
 
 from keras_resnext import ResNeXt
+from keras_resnext.serving import Client, GrpcClient
 from tests.serving.material import CLASSES, LABELS, SIZE, save_slow
 from tests.serving.server_process import Server
 from tests.support import randomise
@@ -37,3 +38,8 @@ def base(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(base: Path) -> Iterator[Server]:
     with Server(base, grpc_port=0, batch_timeout=0.005) as server:
         yield server
+
+
+@pytest.fixture(params=[Client, GrpcClient], ids=["rest", "grpc"])
+def kind(request: pytest.FixtureRequest) -> type[Client] | type[GrpcClient]:
+    return request.param
