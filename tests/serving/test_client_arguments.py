@@ -1,5 +1,6 @@
 """Wrong arguments of the clients are ValueErrors that name argument and rule, before anything is sent."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -59,6 +60,7 @@ def test_wrong_images(make: Any, tmp_path: Path) -> None:
         ({"timeout": float("nan")}, "timeout=nan must be positive"),
         ({"retries": -1}, "retries=-1 must be"),
         ({"retries": 1.5}, "retries=1.5 must be"),
+        ({"retries": None}, "retries=None must be"),
     ],
 )
 def test_wrong_options(make: Any, options: Any, message: str) -> None:
@@ -73,3 +75,11 @@ def test_wrong_addresses() -> None:
     for address in ("http://localhost:8500", "", "a b"):
         with pytest.raises(ValueError, match=r"address=.* must be HOST:PORT, without http://"):
             GrpcClient(address, "net")
+
+
+def test_both_take_the_same_arguments_and_grpc_credentials_too() -> None:
+    rest, grpc = (inspect.signature(kind).parameters for kind in (Client, GrpcClient))
+    assert {name: value for name, value in grpc.items() if name != "credentials"} == dict(rest)
+    names = ["address", "model", "version", "label", "timeout", "retries", "headers"]
+    assert list(rest) == names
+    assert [name for name in grpc if grpc[name].kind is inspect.Parameter.KEYWORD_ONLY] == [*names[2:], "credentials"]
