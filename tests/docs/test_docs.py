@@ -6,6 +6,7 @@ are 100 digits, and what is published comes from a server on loopback.
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from keras_resnext.training.recipes import RECIPES
 from keras_resnext.weights import published
 from keras_resnext.weights.download import sha256
 from tests import code_blocks, file_server, references
-from tests.model_server import ModelServer, serve_rest
+from tests.serving.server_process import Server
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the pages export, which needs the TensorFlow backend", allow_module_level=True)
@@ -35,6 +36,7 @@ RUN = [page for page, blocks in BLOCKS.items() if any(not block.reason and block
 
 SMALL = {50: (1, 1, 1, 1), 101: (1, 1, 2, 1), 152: (1, 2, 2, 1)}
 DIGITS = 100
+ADDRESS = "localhost:8501"  # of TF Serving, on the pages
 
 
 @pytest.mark.parametrize("page", BLOCKS)
@@ -48,28 +50,17 @@ def test_code_is_valid(page: str) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the checkpoint has a head of 1000 classes and the model one of")
 @pytest.mark.parametrize("page", RUN)
-def test_code_runs(page: str, desk: dict[str, str]) -> None:
+def test_code_runs(page: str, desk: Path) -> None:
     names: dict[str, object] = {}
-    for block in BLOCKS[page]:
-        if not block.reason:
-            code_blocks.run(block, names, desk)
-
-
-class LazyServer(ModelServer):
-    """Serves what lies in savedmodels/ of the current folder when it is asked for."""
-
-    def _look(self, model: str) -> None:
-        for path in Path("savedmodels", model).glob("[0-9]*"):
-            if int(path.name) not in self.models.get(model, {}):
-                self.add(model, int(path.name), path.absolute())
-
-    def find(self, model: str, version: int | None, label: str | None) -> object:
-        self._look(model)
-        return super().find(model, version, label)
-
-    def states(self, model: str, version: int | None) -> object:
-        self._look(model)
-        return super().states(model, version)
+    places: dict[str, str] = {}
+    with ExitStack() as stack:
+        for block in BLOCKS[page]:
+            if block.reason:
+                continue
+            if ADDRESS in block.code and not places:  # what was exported until here is served
+                server = stack.enter_context(Server(desk / "savedmodels", poll=0.2))
+                places[ADDRESS] = f"127.0.0.1:{server.port}"
+            code_blocks.run(block, names, places)
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +93,8 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def desk(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """A folder to work in with all that, and servers for what is published and what is exported.
-
-    Yields what is elsewhere here: the address of TF Serving.
-    """
+def desk(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to work in with all that, and a server for what is published."""
     for path in material.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
@@ -121,8 +109,7 @@ def desk(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     for module in (digits, quickstart):
         monkeypatch.setattr(module, "load_digits", lambda: (images[:DIGITS], labels[:DIGITS]))
     monkeypatch.setitem(quickstart.run_quickstart.__kwdefaults__, "epochs", 1)
-    servable = LazyServer()
-    with file_server.serve(tmp_path / "published") as files, serve_rest(servable) as rest:
+    with file_server.serve(tmp_path / "published") as files:
         addresses = [files.url(file.name) for file in (tmp_path / "published").iterdir()]
         rows = [
             replace(row, url=next(a for a in addresses if ("b32x8" in a) == (row.source == "mmcls")))
@@ -130,10 +117,7 @@ def desk(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
             if row.architecture == "resnext50_32x4d" and row.source in ("torchvision", "mmcls")
         ]
         monkeypatch.setattr(published, "PUBLISHED", tuple(rows))
-        yield {"localhost:8501": f"127.0.0.1:{rest.server_port}"}
-    for versions in servable.models.values():
-        for version in versions.values():
-            version["servable"].close()
+        yield tmp_path
 
 
 def test_readme_begins_with_two_commands() -> None:

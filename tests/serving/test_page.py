@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from keras_resnext import ResNeXt
-from tests.serving.test_server import Server, encode
+from tests.serving.material import encode
+from tests.serving.server_process import Server
 from tests.support import randomise
 
 pytest.importorskip("tensorflow")

@@ -5,6 +5,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -23,33 +24,34 @@ NOT_YET = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "NOT_FOUND", "DEADLINE_EXCEEDED"
 POLL = 0.25  # seconds between two looks at the status
 
 
+@dataclass(eq=False, repr=False)
 class BaseClient(ABC):
-    """The methods of both clients. Every call ends within `timeout` seconds, its further attempts included."""
+    """The methods of both clients, and their arguments, which `Client` describes.
 
-    def __init__(
-        self,
-        address: str,
-        model: str,
-        *,
-        version: int | None = None,
-        label: str | None = None,
-        timeout: float = 10.0,
-        retries: int = 4,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        for name, value in (("model", model), ("label", label)):
-            if value is not None and not (isinstance(value, str) and re.fullmatch(r"[^/:]+", value)):
-                raise ValueError(f"{name}={value!r} must be a name without / and :")
-        if version is not None and (isinstance(version, bool) or not isinstance(version, int) or version < 0):
-            raise ValueError(f"version={version!r} must be an integer of at least 0")
-        if version is not None and label is not None:
-            raise ValueError(f"version={version!r} and label={label!r}: give one of them")
-        if not 0 < timeout < float("inf"):
-            raise ValueError(f"timeout={timeout!r} must be positive seconds")
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise ValueError(f"retries={retries!r} must be an integer of at least 0")
-        self.address, self.model, self.version, self.label = address, model, version, label
-        self.timeout, self.retries, self.headers = timeout, retries, dict(headers or {})
+    Every call ends within `timeout` seconds, its further attempts included.
+    """
+
+    address: str
+    model: str
+    _: KW_ONLY
+    version: int | None = None
+    label: str | None = None
+    timeout: float = 10.0
+    retries: int = 4
+    headers: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        for name, text in (("model", self.model), ("label", self.label)):
+            if text is not None and not (isinstance(text, str) and re.fullmatch(r"[^/:]+", text)):
+                raise ValueError(f"{name}={text!r} must be a name without / and :")
+        for name, number in (("version", 0 if self.version is None else self.version), ("retries", self.retries)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+                raise ValueError(f"{name}={number!r} must be an integer of at least 0")
+        if self.version is not None and self.label is not None:
+            raise ValueError(f"version={self.version!r} and label={self.label!r}: give one of them")
+        if not 0 < self.timeout < float("inf"):
+            raise ValueError(f"timeout={self.timeout!r} must be positive seconds")
+        self._headers = dict(self.headers or {})
         self._signatures: dict[str, Signature] = {}
 
     def predict(self, images: Any, signature_name: str = "serving_default") -> dict[str, Array]:

@@ -1,7 +1,8 @@
 """A client of TF Serving's gRPC interface, by the stubs of tensorflow-serving-api."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ OPTIONS = (
 )
 
 
+@dataclass(eq=False, repr=False)
 class GrpcClient(BaseClient):
     """Asks a TF Serving over gRPC: the methods of `Client`, arrays as they are in memory, one lasting connection.
 
@@ -29,34 +31,21 @@ class GrpcClient(BaseClient):
 
     Args:
         address: "HOST:8500", without a scheme.
-        model: name under which the server has the model.
-        version: which one; default the newest that is served.
-        label: a version's label, such as "stable", instead of its number.
-        timeout: seconds for a call, its further attempts included.
-        retries: further attempts after UNAVAILABLE, as where no connection is made, and RESOURCE_EXHAUSTED.
-        headers: gRPC metadata sent with each request, such as {"authorization": "Bearer …"}.
         credentials: grpc.ChannelCredentials, such as grpc.ssl_channel_credentials(); default no encryption.
+        model, version, label, timeout, retries, headers: as in `Client`; `retries` counts the attempts after
+            UNAVAILABLE, as where no connection is made, and RESOURCE_EXHAUSTED, and `headers` are gRPC metadata.
 
     Raises:
         ValueError: an argument out of range.
         ImportError: tensorflow-serving-api is missing.
     """
 
-    def __init__(
-        self,
-        address: str,
-        model: str,
-        *,
-        version: int | None = None,
-        label: str | None = None,
-        timeout: float = 10.0,
-        retries: int = 4,
-        headers: Mapping[str, str] | None = None,
-        credentials: Any = None,
-    ) -> None:
-        super().__init__(
-            address, model, version=version, label=label, timeout=timeout, retries=retries, headers=headers
-        )
+    _: KW_ONLY
+    credentials: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        address = self.address
         if not isinstance(address, str) or not re.fullmatch(r"(unix:)?[^\s:/][^\s]*", address) or "://" in address:
             raise ValueError(f"address={address!r} must be HOST:PORT, without http://")
         try:
@@ -66,12 +55,12 @@ class GrpcClient(BaseClient):
             raise ImportError(
                 f"GrpcClient needs tensorflow-serving-api ({error}): pip install 'keras_resnext[grpc]'"
             ) from error
-        self._metadata_pairs = [(name.lower(), value) for name, value in self.headers.items()]
+        self._metadata_pairs = [(name.lower(), value) for name, value in self._headers.items()]
         self._rpc_error = grpc.RpcError
-        if credentials is None:
+        if self.credentials is None:
             self._channel = grpc.insecure_channel(address, options=OPTIONS)
         else:
-            self._channel = grpc.secure_channel(address, credentials, options=OPTIONS)
+            self._channel = grpc.secure_channel(address, self.credentials, options=OPTIONS)
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
 

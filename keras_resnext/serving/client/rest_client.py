@@ -6,7 +6,6 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -47,33 +46,21 @@ class Client(BaseClient):
         ValueError: an argument out of range.
     """
 
-    def __init__(
-        self,
-        address: str,
-        model: str,
-        *,
-        version: int | None = None,
-        label: str | None = None,
-        timeout: float = 10.0,
-        retries: int = 4,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(
-            address, model, version=version, label=label, timeout=timeout, retries=retries, headers=headers
-        )
+    def __post_init__(self) -> None:
+        super().__post_init__()
         try:
-            parts = urlsplit(address)
+            parts = urlsplit(self.address)
             self._host, self._port = parts.hostname or "", parts.port
         except ValueError:
             self._host = ""
         if not self._host or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
-            raise ValueError(f"address={address!r} must be http://HOST:PORT or https://HOST:PORT")
+            raise ValueError(f"address={self.address!r} must be http://HOST:PORT or https://HOST:PORT")
         self._connection = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._path = f"{parts.path.rstrip('/')}/v1/models/{quote(model, safe='')}"
-        if version is not None:
-            self._path += f"/versions/{version}"
-        elif label is not None:
-            self._path += f"/labels/{quote(label, safe='')}"
+        self._path = f"{parts.path.rstrip('/')}/v1/models/{quote(self.model, safe='')}"
+        if self.version is not None:
+            self._path += f"/versions/{self.version}"
+        elif self.label is not None:
+            self._path += f"/labels/{quote(self.label, safe='')}"
 
     def _send_predict(self, name: str, signature: Signature, values: Array, timeout: float) -> dict[str, Array]:
         # Columns, not rows: a row repeats every name, and a batch of one keeps its shape.
@@ -126,7 +113,7 @@ class Client(BaseClient):
     def _exchange(self, path: str, body: bytes | None, timeout: float) -> tuple[int, bytes]:
         deadline = time.monotonic() + timeout
         connection = self._connection(self._host, self._port, timeout=timeout)
-        headers = {"User-Agent": "keras_resnext", "Connection": "close", **self.headers}
+        headers = {"User-Agent": "keras_resnext", "Connection": "close", **self._headers}
         if body is not None:
             headers["Content-Type"] = "application/json"
         try:

@@ -1,0 +1,90 @@
+"""A stand-in for TF Serving that answers GetModelStatus and fails as a test tells it to, over REST and gRPC."""
+
+import contextlib
+import http.server
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+# As tensorflow_serving/model_servers/http_rest_api_util.cc maps them.
+HTTP = {"INVALID_ARGUMENT": 400, "DEADLINE_EXCEEDED": 504, "NOT_FOUND": 404, "PERMISSION_DENIED": 403,
+        "RESOURCE_EXHAUSTED": 429, "INTERNAL": 500, "UNAVAILABLE": 503}  # fmt: skip
+
+
+class Script:
+    """`steps`, one for each of the next requests: the name of a status; seconds to wait first; (HTTP status, body);
+    "close" (no answer), "cut" (half of one) or "drip" (byte by byte). Then `rows`, (version, state, error), answer."""
+
+    def __init__(self) -> None:
+        self.steps: deque[Any] = deque()
+        self.rows = [(3, "AVAILABLE", "")]
+        self.requests: list[str] = []
+        self.headers: dict[str, str] = {}
+
+    def next_step(self, request: str, headers: Any) -> Any:
+        self.requests.append(request)
+        self.headers = {name.lower(): value for name, value in headers}
+        step = self.steps.popleft() if self.steps else None
+        time.sleep(step if isinstance(step, float) else 0)
+        return step
+
+
+@contextlib.contextmanager
+def serve_rest(script: Script, port: int = 0) -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            step = script.next_step(f"GET {self.path}", self.headers.items())
+            rows = [{"version": str(v), "state": s, "status": {"error_message": e}} for v, s, e in script.rows]
+            status, body = 200, json.dumps({"model_version_status": rows}).encode()
+            if isinstance(step, tuple):
+                status, body = step
+            elif step in HTTP:
+                status, body = HTTP[step], b'{"error": "busy"}'
+            with contextlib.suppress(ConnectionError):  # a client that gave up
+                if step == "close":
+                    return
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                body = body[: len(body) // 2] if step == "cut" else body
+                for piece in [bytes([byte]) for byte in body] if step == "drip" else [body]:
+                    self.wfile.write(piece)
+                    time.sleep(0.05 if step == "drip" else 0)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def serve_grpc(script: Script, port: int = 0) -> Iterator[str]:
+    import grpc
+    from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
+
+    class Models(model_service_pb2_grpc.ModelServiceServicer):
+        def GetModelStatus(self, request: Any, context: Any) -> Any:
+            step = script.next_step("GetModelStatus", context.invocation_metadata())
+            if step in HTTP:
+                context.abort(grpc.StatusCode[step], "busy")
+            answer = get_model_status_pb2.GetModelStatusResponse()
+            for version, state, error in script.rows:
+                row = answer.model_version_status.add(version=version, state=state)
+                row.status.error_message = error
+            return answer
+
+    server = grpc.server(ThreadPoolExecutor(4))
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Models(), server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
