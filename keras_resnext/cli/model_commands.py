@@ -232,7 +232,7 @@ def export(
             if value != usual[name]:
                 raise ValueError(f"{name}={value!r} is for --format {other}, not {format_}")
     load_framework()
-    from ..export import export_onnx, export_tflite, export_version
+    from ..export import SavedModelOptions, export_onnx, export_tflite, export_version
     from ..labels import labels_beside, read_labels
     from ..loading import describe_model, load_model
 
@@ -242,9 +242,9 @@ def export(
     loaded = load_model(model)
     if format_ == "saved_model":
         options["labels"] = options["labels"] or labels_beside(model, loaded.outputs[0].shape[-1])
-        options["manifest"] = describe_model(model)
-    run: Any = {"saved_model": export_version, "tflite": export_tflite, "onnx": export_onnx}[format_]
-    report = run(loaded, target, **options)
+        report = export_version(loaded, target, SavedModelOptions(**options), manifest=describe_model(model))
+    else:
+        report = (export_tflite if format_ == "tflite" else export_onnx)(loaded, target, **options)
     rows = {
         "written": report.path,
         "size": f"{report.size / 1e6:.1f} MB",

@@ -16,7 +16,7 @@ from ..network.input_preprocessing import get_preprocessing
 from ..preprocessing import load_image, preprocess_input
 from ..runtimes.keras_model import last_activation, softmax
 from ..weights.download import sha256
-from .fuse import copy_weights, in_float32
+from .float32_copy import copy_weights, in_float32
 
 RANDOM = 4
 DIGITS = 4

@@ -145,10 +145,10 @@ def model():
 
 @pytest.fixture(scope="module")
 def base(model, tmp_path_factory):
-    from keras_resnext.export import export_version
+    from keras_resnext.export import export_saved_model
 
     path = tmp_path_factory.mktemp("base")
-    export_version(model, path / "net", labels=LABELS, keras_file=True)
+    export_saved_model(model, path / "net", labels=LABELS, keras_file=True)
     save_slow(path / "slow" / "1")
     return path
 
