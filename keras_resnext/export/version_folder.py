@@ -34,8 +34,9 @@ class NewVersion:
 def placed_version(base: Path, version: int | None = None) -> Iterator[NewVersion]:
     """A folder aside to fill, which becomes BASE/VERSION by one rename once the block ends.
 
-    After an error nothing stays. `files.placed_whole` moves a folder's files one by one, which is too little here: TF Serving looks at the base every
-    second and loads what it finds. It takes integer names alone, and so does not see the folder aside.
+    After an error nothing stays. `files.placed_whole` moves a folder's files one by one, which is too little here:
+    TF Serving looks at the base every second and loads what it finds. It takes integer names alone, and so does not
+    see the folder aside.
 
     Args:
         base: folder of the model; made where it is missing.
