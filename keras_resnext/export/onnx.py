@@ -30,8 +30,8 @@ def export_onnx(model: keras.Model, path: str | os.PathLike[str], **options: Any
     """Writes `model` to an ONNX file, once ONNX Runtime has computed with it what the model computes.
 
     Input: `images`, float32 (batch, height, width, 3), RGB 0..255, normalised inside by the model's own preprocessing.
-    Outputs, float32: `probabilities` (batch, classes) of a classifier, with a softmax where it ends in a linear layer,
-    and `features` (batch, channels), pooled, where there are such. The batch size is free. A grouped convolution is one
+    Outputs, float32: first `probabilities` (batch, classes) of a classifier, with a softmax where it ends in a linear
+    layer, then `features` (batch, channels), pooled, where there are such. The batch size is free. A grouped convolution is one
     `Conv` with `group`; BatchNorm is part of the convolutions; all operations are those of the `ai.onnx` domain. The
     metadata `preprocessing`, JSON, says how images are resized and cropped, and what the graph normalises by.
 
@@ -110,8 +110,10 @@ def _convert(network: keras.Model, size: tuple[int, int], opset: int) -> Any:
         # tf2onnx.convert.from_function makes inputs of the constants that Keras's layers hold, the mean of a
         # Normalization for one; frozen here, the images are the one input.
         frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
-        outputs = [tensor.name for tensor in frozen.outputs]
-        names = dict(zip(outputs, sorted(concrete.structured_outputs), strict=True))
+        tensors = [tensor.name for tensor in frozen.outputs]
+        names = dict(zip(tensors, sorted(concrete.structured_outputs), strict=True))
+        # The scores first: many a program takes `session.run(None, …)[0]`.
+        outputs = sorted(tensors, key=lambda tensor: names[tensor] != "probabilities")
         proto, _ = tf2onnx.convert.from_graph_def(
             frozen.graph.as_graph_def(add_shapes=True),
             name=network.name,

@@ -249,6 +249,16 @@ def test_rows_and_columns(plain):
     assert (status, text) == (200, {"outputs": -np.inf}), "as TF Serving writes it, which Python's JSON reads"
 
 
+def test_base64_with_line_breaks_and_without_padding(plain):
+    """As `base64` of a shell and Python's encodebytes write it, which TF Serving reads."""
+    body = {"signature_name": "serving_bytes", "instances": [b64(PNG)]}
+    expected = plain.ask(f"{NET}:predict", body)[1]
+    broken = base64.encodebytes(PNG).decode()
+    assert "\n" in broken
+    for text in (broken, broken.replace("\n", "\r\n\t "), f" {broken.rstrip().rstrip('=')}"):
+        assert plain.ask(f"{NET}:predict", {**body, "instances": [{"b64": text}]})[:2] == (200, expected)
+
+
 def test_a_request_larger_than_a_batch_runs_in_pieces(plain):
     answer = plain.ask(f"{NET}:predict", {"instances": IMAGES[[0] * 40].tolist()})[1]["predictions"]
     assert len(answer) == 40
