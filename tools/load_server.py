@@ -379,10 +379,10 @@ def run_throughput(base: Path, options: argparse.Namespace, size: int) -> Row:
 
 def export_small(folder: Path, size: int) -> None:
     from keras_resnext import ResNeXt
-    from keras_resnext.export import export_version
+    from keras_resnext.export import export_saved_model
 
     options = dict(blocks=(1, 1, 1, 1), groups=8, width_per_group=4, base_channels=16, stem_channels=16, name=NAME)
-    export_version(ResNeXt(**options, classes=10, input_shape=(size, size, 3)), folder)
+    export_saved_model(ResNeXt(**options, classes=10, input_shape=(size, size, 3)), folder)
 
 
 @contextlib.contextmanager

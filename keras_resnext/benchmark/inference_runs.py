@@ -28,9 +28,9 @@ def _model(work: Work) -> Any:
 
 def export_base(work: Work) -> None:
     """A SavedModel with model.tflite beside it."""
-    from keras_resnext.export import export_version
+    from keras_resnext.export import export_saved_model
 
-    export_version(_model(work), work.folder / "base", version=int(VERSION), warmup=False, tflite=True)
+    export_saved_model(_model(work), work.folder / "base", version=int(VERSION), warmup=False, tflite=True)
 
 
 def export_tflite_float(work: Work) -> None:
@@ -67,25 +67,10 @@ def export_torchvision_onnx(work: Work) -> None:
 
 def saved_model(work: Work) -> Callable[[], object]:
     """Through TensorFlow's C API with XLA switched off, as TF Serving runs it."""
-    import json
-    import subprocess
-    import sys
-
     from ..export.serving_session import Session
 
-    folder = work.folder / "base" / VERSION
-    # The names are read by a process of its own: this one stays without Python's TensorFlow.
-    code = (
-        "import json, sys; from tensorflow.core.protobuf import saved_model_pb2 as p; "
-        "s = p.SavedModel.FromString(open(sys.argv[1], 'rb').read()).meta_graphs[0].signature_def['serving_default']; "
-        "print(json.dumps([s.inputs['images'].name, s.outputs['probabilities'].name]))"
-    )
-    told = subprocess.run(
-        [sys.executable, "-c", code, str(folder / "saved_model.pb")], capture_output=True, check=True, text=True
-    )
-    given, wanted = json.loads(told.stdout)
-    session, images = Session(str(folder), xla=False), images_of(work)
-    return lambda: session.run({given: images}, [wanted])
+    session, images = Session(work.folder / "base" / VERSION), images_of(work)
+    return lambda: session.run("serving_default", {"images": images})
 
 
 def _interpreter(path: Path, work: Work) -> Callable[[], object]:

@@ -1,9 +1,5 @@
-"""What runs without Keras: exports for serving. TensorFlow is imported when an export starts, not before."""
+"""What runs without Keras: exports for serving. Each name of __init__.pyi is imported when it is first used."""
 
-from .fuse import fuse
-from .onnx import export_onnx
-from .report import ExportReport
-from .saved_model import export_saved_model, export_version
-from .tflite import export_tflite
+import lazy_loader as _lazy
 
-__all__ = ["ExportReport", "export_onnx", "export_saved_model", "export_tflite", "export_version", "fuse"]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

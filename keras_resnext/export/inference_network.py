@@ -6,34 +6,30 @@ import keras
 
 from ..network.input_preprocessing import get_preprocessing
 from ..runtimes.keras_model import check_classifier, check_images, last_activation, output_kind
-from .fuse import fuse
+from .fusion import fuse
+from .options import is_positive
 
 Tensor = Any
 
 
-def build_network(
-    model: keras.Model, target: str, image_size: int | tuple[int, int] | None = None
-) -> tuple[keras.Model, tuple[int, int]]:
+def build_network(model: keras.Model, target: str, size: tuple[int, int]) -> keras.Model:
     """Puts the model's own normalisation before it and a softmax behind its logits, and joins what can be joined.
 
     Args:
-        model: classifier of RGB images, normalised, to (batch, classes) scores or logits; or a network that gives
-            pooled features (batch, channels) or one map (batch, height, width, channels).
+        model: one for which `classes_of` raises nothing.
         target: "cpu", "gpu" or "portable", as in `fuse`.
-        image_size: height and width, where the model leaves them free; default as its preprocessing has it.
+        size: height and width.
 
     Returns:
-        (network, (height, width)). The network takes `images`, float32 (batch, height, width, 3), RGB on 0..255, and
-        gives a dictionary: "probabilities" (batch, classes) if the model is a classifier, and "features" (batch,
-        channels), pooled, if it has such.
+        A network that takes `images`, float32 (batch, height, width, 3), RGB on 0..255, and gives a dictionary:
+        "probabilities" (batch, classes) if the model is a classifier, and "features" (batch, channels), pooled, if it
+        has such.
 
     Raises:
-        ValueError: a model that is neither, or a size that it cannot have.
+        ValueError: an unknown target, or a model that is not functional.
         RuntimeError: Keras runs on another backend than TensorFlow.
     """
-    classes = classes_of(model)
     fused = fuse(model, target)
-    size = read_image_size(model, image_size)
     preprocessing = get_preprocessing(model)
     images = keras.Input((*size, 3), name="images", dtype="float32")
     normalise = keras.layers.Normalization(
@@ -41,7 +37,7 @@ def build_network(
     )
     normalised = normalise(images)
     outputs: dict[str, Tensor] = {}
-    if classes:
+    if classes_of(model):
         features = _features(fused)
         if features is not None:
             both = keras.Model(fused.inputs[0], [fused.outputs[0], features])
@@ -54,7 +50,7 @@ def build_network(
     else:
         maps = keras.Model(fused.inputs[0], fused.outputs[0])(normalised)
         outputs["features"] = keras.layers.GlobalAveragePooling2D(name="pool")(maps) if len(maps.shape) == 4 else maps
-    return keras.Model(images, outputs, name=model.name), size
+    return keras.Model(images, outputs, name=model.name)
 
 
 def classes_of(model: Any) -> int | None:
@@ -86,10 +82,6 @@ def read_image_size(model: keras.Model, image_size: int | tuple[int, int] | None
         raise ValueError(f"image_size={image_size!r} must be {fixed}, which model={model.name!r} fixes")
     height, width = (f or g or get_preprocessing(model).size for f, g in zip(fixed, given, strict=True))
     return height, width
-
-
-def is_positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _features(model: keras.Model) -> Tensor | None:

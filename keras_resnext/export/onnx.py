@@ -4,9 +4,8 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +14,32 @@ import numpy as np
 from keras import ops
 
 from ..files import placed_whole
-from ..runtimes.keras_model import image_input, output_kind
 from ..runtimes.onnx_run import INSTALL, open_session
-from .inference_network import build_network, classes_of
 from .onnx_graph import simplify
-from .report import ExportReport, compare, expected_outputs, sample_images
+from .options import ONNXOptions, takes
+from .prepared_model import prepare
+from .report import ExportReport, compare
 
 Tensor = Any
 
-OPSETS = range(13, 19)  # tf2onnx 1.17 writes up to 18; below 13 lie other forms of the same operations
 MAX_BYTES = 2**31 - 2**24  # protobuf's limit, less what the graph itself takes
 
 
-def export_onnx(
-    model: keras.Model,
-    path: str | os.PathLike[str],
-    *,
-    opset: int = 17,
-    image_size: int | tuple[int, int] | None = None,
-    images: Sequence[str | os.PathLike[str]] | None = None,
-    tolerance: float = 1e-4,
-) -> ExportReport:
+@takes(ONNXOptions)
+def export_onnx(model: keras.Model, path: str | os.PathLike[str], **options: Any) -> ExportReport:
     """Writes `model` to an ONNX file, once ONNX Runtime has computed with it what the model computes.
 
     Input: `images`, float32 (batch, height, width, 3), RGB 0..255, normalised inside by the model's own preprocessing.
-    Outputs, float32: `probabilities` (batch, classes) of a classifier, with a softmax where it ends in a linear layer,
-    and `features` (batch, channels), pooled, where there are such. The batch size is free. A grouped convolution is one
-    `Conv` with `group`; BatchNorm is part of the convolutions; all operations are those of the `ai.onnx` domain. The
-    metadata `preprocessing`, JSON, says how images are resized and cropped, and what the graph normalises by.
+    Outputs, float32: first `probabilities` (batch, classes) of a classifier, with a softmax where it ends in a linear
+    layer, then `features` (batch, channels), pooled, where there are such. The batch size is free. A grouped
+    convolution is one `Conv` with `group`; BatchNorm is part of the convolutions; all operations are those of the
+    `ai.onnx` domain. The metadata `preprocessing`, JSON, says how images are resized and cropped, and what the graph
+    normalises by; `kind` says what the scores mean.
 
     Args:
         model: functional or Sequential, of (batch, height, width, 3) normalised images; this project's or another.
         path: file ending in .onnx; replaced if it is there.
-        opset: version of ONNX's operations, 13 to 18.
-        image_size: height and width, where the model leaves them free; default as its preprocessing has it.
-        images: files to compare the outputs on, besides random and built-in ones.
-        tolerance: of the largest difference, relative to the largest expected value.
+        options: of `ONNXOptions`: opset, image_size, images, tolerance.
 
     Raises:
         ValueError: an argument out of range; a model that is no such, holds more than 2 GiB or something that ONNX has
@@ -59,16 +48,17 @@ def export_onnx(
         ImportError: tf2onnx, onnx or onnxruntime is missing.
         RuntimeError: Keras runs on another backend than TensorFlow.
     """
+    return write_onnx(model, path, ONNXOptions(**options))
+
+
+def write_onnx(model: keras.Model, path: str | os.PathLike[str], options: ONNXOptions) -> ExportReport:
+    """`export_onnx`, with its options in one."""
     try:
         import onnx
         import onnxruntime  # noqa: F401
         import tf2onnx  # noqa: F401
     except ModuleNotFoundError as error:
         raise ImportError(f"exporting to ONNX needs tf2onnx, onnx and onnxruntime ({error}): {INSTALL}") from error
-    if not isinstance(opset, int) or opset not in OPSETS:
-        raise ValueError(f"opset={opset!r} must be one of {OPSETS[0]} to {OPSETS[-1]}")
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance > 0:
-        raise ValueError(f"tolerance={tolerance!r} must be a number above 0")
     target = Path(os.path.realpath(path))
     if target.suffix != ".onnx":
         raise ValueError(f"path={os.fspath(path)!r} must end in .onnx")
@@ -77,18 +67,19 @@ def export_onnx(
     if target.is_dir():
         raise IsADirectoryError(f"path={os.fspath(path)!r} is a folder")
 
-    network, size = build_network(model, "portable", image_size)
+    prepared = prepare(model, "portable", image_size=options.image_size)
+    network = prepared.network
     check_size(sum(4 * int(np.prod(weight.shape)) for weight in network.weights))
-    samples = sample_images(model, size, images)
-    expected = {"probabilities" if classes_of(model) else "features": expected_outputs(model, samples)}
+    samples = prepared.sample(options.images)
+    expected = {prepared.output: prepared.expect(samples)}
     for name, values in network.predict_on_batch(samples).items():
         expected.setdefault(name, values)  # what the model does not give by itself
 
-    proto = simplify(_convert(_with_planar_norms(network), size, opset))
-    _check_operations(proto, opset)
-    facts = {"preprocessing": json.dumps({**asdict(image_input(model, size)[1]), "size": size})}
-    if classes_of(model):
-        facts["kind"] = output_kind(model)
+    proto = simplify(_convert(_with_planar_norms(network), prepared.size, options.opset))
+    _check_operations(proto, options.opset)
+    facts = {"preprocessing": json.dumps(prepared.describe_preprocessing())} | (
+        {"kind": prepared.kind} if prepared.kind else {}
+    )
     onnx.helper.set_model_props(proto, facts)
     with placed_whole(target) as aside:
         aside.write_bytes(proto.SerializeToString())
@@ -96,8 +87,8 @@ def export_onnx(
             onnx.checker.check_model(str(aside), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise ValueError(f"tf2onnx made an invalid file of model={model.name!r}: {error}") from error
-        reports = _verify(aside, samples, expected, tolerance)
-    return replace(reports[0], path=Path(path))
+        reports = _verify(aside, samples, expected, options.tolerance)
+    return reports[0].at(Path(path))
 
 
 def check_size(count: int) -> None:
@@ -123,8 +114,10 @@ def _convert(network: keras.Model, size: tuple[int, int], opset: int) -> Any:
         # tf2onnx.convert.from_function makes inputs of the constants that Keras's layers hold, the mean of a
         # Normalization for one; frozen here, the images are the one input.
         frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
-        outputs = [tensor.name for tensor in frozen.outputs]
-        names = dict(zip(outputs, sorted(concrete.structured_outputs), strict=True))
+        tensors = [tensor.name for tensor in frozen.outputs]
+        names = dict(zip(tensors, sorted(concrete.structured_outputs), strict=True))
+        # The scores first: many a program takes `session.run(None, …)[0]`.
+        outputs = sorted(tensors, key=lambda tensor: names[tensor] != "probabilities")
         proto, _ = tf2onnx.convert.from_graph_def(
             frozen.graph.as_graph_def(add_shapes=True),
             name=network.name,

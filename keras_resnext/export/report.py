@@ -16,7 +16,7 @@ from ..digits import load_digits
 from ..preprocessing import load_image, preprocess_input
 from ..runtimes.keras_model import image_input
 from ..weights.download import sha256
-from .fuse import copy_weights, in_float32
+from .float32_copy import copy_weights, in_float32
 from .inference_network import classes_of
 
 RANDOM = 4

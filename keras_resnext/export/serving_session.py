@@ -1,7 +1,7 @@
 """Runs a SavedModel as TF Serving does, without the server: TensorFlow's C API, XLA switched off, no Python TensorFlow.
 
-`run_session` starts this file as a process of its own. TensorFlow's Python package is only the place where the shared
-libraries lie; it is never imported there.
+`run_session` does so in a process of its own. TensorFlow's Python package is only the place where the shared libraries
+lie; it is not imported there.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .serving_messages import message_type
+from .version_folder import GRAPH
 
 DTYPES = {1: np.float32, 2: np.float64, 3: np.int32, 4: np.uint8, 9: np.int64, 10: np.bool_}  # TF_DataType
 STRING = 7
@@ -35,20 +38,25 @@ def run_session(path: Path, requests: list[tuple[str, Arrays]], *, xla: bool = F
     Raises:
         SessionError: the model does not load, or the process died.
     """
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    saved = saved_model_pb2.SavedModel.FromString((Path(path) / "saved_model.pb").read_bytes())
-    signatures = {
-        name: tuple({key: info.name for key, info in side.items()} for side in (signature.inputs, signature.outputs))
-        for name, signature in saved.meta_graphs[0].signature_def.items()
-    }
-    job = pickle.dumps({"path": str(path), "xla": xla, "signatures": signatures, "requests": requests})
-    process = subprocess.run([sys.executable, __file__], input=job, capture_output=True, check=False)
+    job = pickle.dumps({"path": str(path), "xla": xla, "requests": requests})
+    process = subprocess.run([sys.executable, "-m", __name__], input=job, capture_output=True, check=False)
     if process.returncode:
         raise SessionError(f"exit code {process.returncode}: {process.stderr.decode(errors='replace')[-2000:]}")
     reply = pickle.loads(process.stdout[process.stdout.index(b"REPLY") + 5 :])
     assert not reply["imported"], reply["imported"]
     return [SessionError(r) if isinstance(r, str) else r for r in reply["results"]]
+
+
+def read_signatures(version: Path) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
+    """The tensors that each signature of a SavedModel takes and gives, by name: read without TensorFlow."""
+    saved = message_type("SavedModel").FromString((version / GRAPH).read_bytes())
+    return {
+        row.key: (
+            {info.key: info.value.name for info in row.value.inputs},
+            {info.key: info.value.name for info in row.value.outputs},
+        )
+        for row in saved.meta_graphs[0].signature_def
+    }
 
 
 class Output(ctypes.Structure):
@@ -58,9 +66,19 @@ class Output(ctypes.Structure):
 
 
 class Session:
-    """A SavedModel in TensorFlow's C API (tensorflow/c/c_api.h)."""
+    """A SavedModel in TensorFlow's C API (tensorflow/c/c_api.h).
 
-    def __init__(self, path: str, *, xla: bool) -> None:
+    Args:
+        path: folder of the version.
+        xla: whether functions that XLA must compile may run, which TF Serving refuses.
+
+    Raises:
+        OSError: there is no such model, or TensorFlow's libraries are not there.
+        SessionError: the model does not load.
+    """
+
+    def __init__(self, path: str | Path, *, xla: bool = False) -> None:
+        self.signatures = read_signatures(Path(path))
         spec = importlib.util.find_spec("tensorflow")
         assert spec is not None
         assert spec.submodule_search_locations
@@ -106,18 +124,24 @@ class Session:
         options = function(core, "TF_NewSessionOptions", pointer)()
         status = self.new_status()
         tags = (ctypes.c_char_p * 1)(b"serve")
-        self.handle = load(options, None, path.encode(), tags, 1, self.graph, None, status)
+        self.handle = load(options, None, str(path).encode(), tags, 1, self.graph, None, status)
         self.check(status)
 
     def check(self, status: int) -> None:
         if self.code(status):
             raise SessionError(self.message(status).decode(errors="replace"))
 
-    def run(self, inputs: dict[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:
-        """Inputs by tensor name ("x:0") to the tensors named `outputs`."""
-        feeds = (Output * len(inputs))(*map(self.output, inputs))
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        """Outputs of a signature by name; strings are object arrays of bytes.
+
+        Raises:
+            KeyError: no such signature or input.
+            SessionError: what TensorFlow says.
+        """
+        names, outputs = self.signatures[signature]
+        feeds = (Output * len(inputs))(*(self.output(names[key]) for key in inputs))
         given = [self.to_tensor(value) for value in inputs.values()]
-        fetches = (Output * len(outputs))(*map(self.output, outputs))
+        fetches = (Output * len(outputs))(*map(self.output, outputs.values()))
         results = (ctypes.c_void_p * len(outputs))()
         status = self.new_status()
         self.session_run(
@@ -127,7 +151,8 @@ class Session:
         for tensor in given:
             self.delete(tensor)
         self.check(status)
-        return [self.to_array(tensor) for tensor in results if tensor is not None]
+        arrays = [self.to_array(tensor) for tensor in results if tensor is not None]
+        return dict(zip(outputs, arrays, strict=True))
 
     def output(self, name: str) -> Output:
         operation, _, index = name.partition(":")
@@ -168,10 +193,8 @@ def main() -> None:
     session = Session(job["path"], xla=job["xla"])
     results: list[Arrays | str] = []
     for signature, arrays in job["requests"]:
-        inputs, outputs = job["signatures"][signature]
         try:
-            values = session.run({inputs[name]: array for name, array in arrays.items()}, list(outputs.values()))
-            results.append(dict(zip(outputs, values, strict=True)))
+            results.append(session.run(signature, arrays))
         except SessionError as error:
             results.append(str(error))
     imported = sorted(name for name in sys.modules if name.partition(".")[0] in ("tensorflow", "keras"))

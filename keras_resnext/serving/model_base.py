@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..export.version_folder import GRAPH, MANIFEST
 from ..files import placed_whole
 from ..weights.download import sha256
 from .models_config import FILE, ModelConfig, parse_config, with_labels
-
-GRAPH = "saved_model.pb"
-MANIFEST = "manifest.json"
-KERAS_FILE = "assets.extra/model.keras"  # the model itself, for what a SavedModel cannot do: Grad-CAM
 
 
 @dataclass(frozen=True)

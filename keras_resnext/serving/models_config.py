@@ -4,33 +4,15 @@ The file is TF Serving's ModelServerConfig in protobuf's text format. It is read
 changed in place as text, so that comments stay.
 """
 
-import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from ..export.serving_messages import message_type
 
 FILE = "models.config"
 ROOT = "/models"  # where savedmodels/README.md mounts a base, and so the paths in its models.config
 
-# Of model_server_config.proto and file_system_storage_path_source.proto in TF Serving: what is read here. In
-# text, a map is a repeated message of key and value, and the numbers of fields do not appear.
-_MESSAGES = {
-    "Latest": {"num_versions": "uint32"},
-    "All": {},
-    "Specific": {"versions": "repeated int64"},
-    "Policy": {"latest": "Latest", "all": "All", "specific": "Specific"},
-    "Label": {"key": "string", "value": "int64"},
-    "Model": {
-        "name": "string",
-        "base_path": "string",
-        "model_platform": "string",
-        "model_version_policy": "Policy",
-        "version_labels": "repeated Label",
-    },
-    "Models": {"config": "repeated Model"},
-    "Server": {"model_config_list": "Models"},
-}
 _TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[{}<>]|[^\s{}<>"'#]+""")
 
 
@@ -68,7 +50,7 @@ def parse_config(text: str) -> dict[str, ModelConfig]:
     from google.protobuf import text_format
 
     try:
-        parsed = text_format.Parse(text, _message("Server")(), allow_unknown_field=True)
+        parsed = text_format.Parse(text, message_type("ModelServerConfig")(), allow_unknown_field=True)
     except text_format.ParseError as error:
         raise ValueError(f"{FILE} is no ModelServerConfig: {error}") from None
     found = {}
@@ -169,22 +151,3 @@ def _whole_lines(text: str, start: int, stop: int) -> tuple[int, int]:
 
 def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-@functools.cache
-def _message(name: str) -> Any:
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-    file = descriptor_pb2.FileDescriptorProto(name="model_config.proto", package="model_config", syntax="proto3")
-    for message, fields in _MESSAGES.items():
-        added = file.message_type.add(name=message)
-        for number, (key, kind) in enumerate(fields.items(), 1):
-            row = added.field.add(name=key, number=number)
-            row.label = row.LABEL_REPEATED if kind.startswith("repeated ") else row.LABEL_OPTIONAL
-            kind = kind.removeprefix("repeated ")
-            row.type = row.TYPE_MESSAGE if kind in _MESSAGES else getattr(row, f"TYPE_{kind.upper()}")
-            if kind in _MESSAGES:
-                row.type_name = f".model_config.{kind}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"model_config.{name}"))

@@ -170,13 +170,14 @@ def test_a_config_that_cannot_be_read_is_left_alone(base, capsys):
 def test_warm_up_records_are_read_as_tf_serving_reads_them(tmp_path):
     tf = pytest.importorskip("tensorflow")
     logs = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
-    from keras_resnext.export.warmup_requests import write_warmup
-    from keras_resnext.serving.server.warmup_replay import FILE, read_warmup
+    from keras_resnext.export.version_folder import WARMUP_FILE
+    from keras_resnext.export.warmup_requests import read_warmup, write_warmup
 
     write_warmup(tmp_path, ["classify", "features", "serving_bytes"], (4, 6))
     found = list(read_warmup(tmp_path))
     records = [
-        logs.PredictionLog.FromString(r) for r in tf.data.TFRecordDataset(str(tmp_path / FILE)).as_numpy_iterator()
+        logs.PredictionLog.FromString(r)
+        for r in tf.data.TFRecordDataset(str(tmp_path / WARMUP_FILE)).as_numpy_iterator()
     ]
     assert [name for name, _ in found] == [name for name in ("classify", "features", "serving_bytes") for _ in range(2)]
     for (_, arrays), record in zip(found, records, strict=True):
@@ -186,6 +187,6 @@ def test_warm_up_records_are_read_as_tf_serving_reads_them(tmp_path):
         else:
             for name, tensor in record.predict_log.request.inputs.items():
                 assert (arrays[name] == tf.make_ndarray(tensor)).all()
-    (tmp_path / FILE).write_bytes(b"no records" * 10)
+    (tmp_path / WARMUP_FILE).write_bytes(b"no records" * 10)
     with pytest.raises(ValueError, match="tf_serving_warmup_requests"):
         list(read_warmup(tmp_path))

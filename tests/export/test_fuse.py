@@ -9,7 +9,7 @@ import pytest
 
 from keras_resnext import ResNeXt
 from keras_resnext.export import export_saved_model, fuse
-from keras_resnext.export.fuse import InferenceConv2D, fastest_lowering
+from keras_resnext.export.inference_convolution import InferenceConv2D, fastest_lowering
 from keras_resnext.export.serving_session import SessionError, run_session
 from tests.support import randomise, relative_error
 
@@ -133,7 +133,7 @@ PIECES = {
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 @pytest.mark.parametrize("piece", PIECES)
 def test_pieces_that_people_build_with(piece, policy, monkeypatch):
-    module = importlib.import_module("keras_resnext.export.fuse")
+    module = importlib.import_module("keras_resnext.export.fusion")
     monkeypatch.setattr(module, "fastest_lowering", lambda: "merged")
     keras.config.set_dtype_policy(policy)
     try:
@@ -149,7 +149,7 @@ def test_pieces_that_people_build_with(piece, policy, monkeypatch):
 
 
 def test_both_lowerings_are_the_same_sum(monkeypatch):
-    module = importlib.import_module("keras_resnext.export.fuse")  # the package's own name for it is the function
+    module = importlib.import_module("keras_resnext.export.fusion")
     model = randomise(ResNeXt(**SMALL))
     for lowering, most in (("grouped", 1), ("merged", 16)):
         monkeypatch.setattr(module, "fastest_lowering", lambda lowering=lowering: lowering)

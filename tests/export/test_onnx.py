@@ -164,6 +164,13 @@ def test_what_goes_in_and_out(exported: Path) -> None:
     assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 17)]
 
 
+def test_the_scores_are_the_first_output(model: keras.Model, exported: Path) -> None:
+    images = make_images(2)
+    session = ort.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
+    first = session.run(None, {"images": images})[0]
+    np.testing.assert_allclose(first, from_keras(model, images)["probabilities"], rtol=1e-4, atol=1e-6)
+
+
 def test_convolutions_are_as_in_the_network(model: keras.Model, exported: Path) -> None:
     proto = onnx.load(exported)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}

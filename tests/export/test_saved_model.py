@@ -442,10 +442,10 @@ def test_images_too_narrow_to_resize_are_errors() -> None:
 def test_an_export_that_computes_something_else_is_not_put_in_place(
     model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from keras_resnext.export import saved_model
+    from keras_resnext.export import prepared_model
 
-    real = saved_model.expected_outputs
-    monkeypatch.setattr(saved_model, "expected_outputs", lambda *a: real(*a) * 1.01)
+    real = prepared_model.expected_outputs
+    monkeypatch.setattr(prepared_model, "expected_outputs", lambda *a: real(*a) * 1.01)
     with pytest.raises(ValueError, match="does not compute what the model does"):
         export_saved_model(model, tmp_path / "base")
     assert list(tmp_path.iterdir()) == []

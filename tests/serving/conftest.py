@@ -26,10 +26,10 @@ def base(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.importorskip(module)
     if keras.backend.backend() != "tensorflow":
         pytest.skip("export needs the TensorFlow backend")
-    from keras_resnext.export import export_version
+    from keras_resnext.export import export_saved_model
 
     path = tmp_path_factory.mktemp("base")
-    export_version(model, path / "net", labels=LABELS, keras_file=True)
+    export_saved_model(model, path / "net", labels=LABELS, keras_file=True)
     save_slow(path / "slow" / "1")
     return path
 

@@ -36,10 +36,7 @@ ASK_BYTES = {"signature_name": "serving_bytes", "instances": [b64(PNG)]}
 
 
 def save_slow(path: Path) -> None:
-    """A SavedModel of signatures that the exports lack.
-
-    `serving_default` takes about x/10 seconds for each x; `grad_cam` stands for a signature that explains.
-    """
+    """A SavedModel of signatures that the exports lack; `serving_default` takes about x/10 seconds for each x."""
     import tensorflow as tf
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.float32, "x")])
@@ -49,10 +46,6 @@ def save_slow(path: Path) -> None:
         for _ in tf.range(rounds):
             matrix = tf.nn.softmax(matrix @ matrix)
         return {"y": x + 0 * matrix[0, 0]}
-
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "image_bytes")])
-    def explained(image_bytes):
-        return {"heat": tf.ones((tf.shape(image_bytes)[0], 2, 3))}
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "image_bytes")])
     def heads(image_bytes):
@@ -70,7 +63,7 @@ def save_slow(path: Path) -> None:
     def first(x):
         return {"y": x[: tf.minimum(1, tf.shape(x)[0])]}
 
-    signatures = {"first": first, "grad_cam": explained, "heads": heads, "two": two, "whole": whole}
+    signatures = {"first": first, "heads": heads, "two": two, "whole": whole}
     tf.saved_model.save(tf.Module(), str(path), signatures={"serving_default": slow, **signatures})
     facts = {"image_size": [8, 12], "preprocessing": {"resize": 12, "interpolation": "bilinear"}}
     (path / "manifest.json").write_text(json.dumps(facts), encoding="utf-8")

@@ -46,12 +46,12 @@ def photograph(name: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    from keras_resnext.export import export_version
+    from keras_resnext.export import export_saved_model
 
     path = tmp_path_factory.mktemp("base")
     options = dict(blocks=(1, 1, 1, 1), groups=4, width_per_group=4, base_channels=8, stem_channels=8, name="net")
     model = randomise(ResNeXt(**options, classes=len(LABELS), input_shape=(SIZE, SIZE, 3)))
-    first = export_version(model, path / "net", labels=LABELS, keras_file=True).path
+    first = export_saved_model(model, path / "net", labels=LABELS, keras_file=True)
     shutil.copytree(first, path / "plain" / "3", ignore=shutil.ignore_patterns("model.keras"))
     return path
 

@@ -81,7 +81,7 @@ BAD = [
     (EXPLAIN, {"image_bytes": b64(PNG), "class": CLASSES}, 400, "must be an integer in 0..5"),
     (EXPLAIN, {"image_bytes": b64(PNG), "method": "magic"}, 400, "must be one of grad_cam"),
     (EXPLAIN, {"image_bytes": b64(PNG), "colour": 1}, 400, "is no field of :explain"),
-    (f"{SLOW}:explain", {"image_bytes": b64(PNG), "layer": "x"}, 400, "cannot be chosen"),
+    (f"{SLOW}:explain", {"image_bytes": b64(PNG)}, 400, "cannot be explained: it does not hold its Keras model"),
     ("/nowhere", None, 404, "Not Found: GET /nowhere"),
     ("/page/../app.py", None, 404, "Not Found"),
 ]  # fmt: skip

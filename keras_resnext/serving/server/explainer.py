@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..model_base import KERAS_FILE, read_manifest
+from ...export.version_folder import KERAS_FILE
+from ..model_base import read_manifest
 from .models import Version
 from .servable import Servable
 from .status import RequestError, invalid

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ...export import export_version
+from ...export import SavedModelOptions, export_version
 from ...loading import describe_model, load_model
 from ...weights.download import sha256
 from ...weights.sources import cache_folder
@@ -57,10 +57,7 @@ def export_to_cache(
             export_version(
                 loaded,
                 folder,
-                version=1,
-                labels=fitting,
-                image_size=image_size,
-                keras_file=True,
+                SavedModelOptions(version=1, labels=fitting, image_size=image_size, keras_file=True),
                 manifest=describe_model(model),
             )
     return folder

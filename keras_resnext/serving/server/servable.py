@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ...export.warmup_requests import read_warmup
 from .image_checks import explain_refusal, find_images
 from .signature import Signature, read_signature
 from .status import CODES, RequestError
 from .tensors import Array
-from .warmup_replay import read_warmup
 
 
 class Servable:

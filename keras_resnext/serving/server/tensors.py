@@ -4,6 +4,7 @@ Stricter in one point: numbers that are not finite are refused, where TF Serving
 """
 
 import binascii
+import contextlib
 import json
 from dataclasses import dataclass
 from itertools import chain
@@ -15,6 +16,7 @@ from .status import RequestError, invalid
 
 Array = np.ndarray[Any, Any]
 
+_WHITESPACE = str.maketrans("", "", " \t\n\v\f\r")
 SHOWN = 100  # letters of a value that a message repeats
 # Python's types for numpy's kinds; all others are integers'.
 _TYPES: dict[str, set[type]] = {"f": {int, float}, "b": {bool}, "i": {int}}
@@ -121,11 +123,11 @@ def is_base64(value: Any) -> bool:
 
 
 def decode_base64(text: str) -> bytes | None:
-    """The bytes, with or without the padding at the end as TF Serving reads them; None for what is no base64."""
-    try:
-        return binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True)
-    except (binascii.Error, ValueError):
-        return None
+    """The bytes as TF Serving reads them, with or without padding and line breaks; None for what is not base64."""
+    for candidate in (text, text.translate(_WHITESPACE)):  # as Absl's Base64Unescape skips it
+        with contextlib.suppress(binascii.Error, ValueError):
+            return binascii.a2b_base64(candidate + "=" * (-len(candidate) % 4), strict_mode=True)
+    return None
 
 
 def shown(value: Any) -> str:

@@ -3,9 +3,7 @@
 Works on any functional or Sequential model. TensorFlow only: what leaves here is a graph for TensorFlow's runtimes.
 """
 
-import time
 from collections import Counter, defaultdict
-from functools import cache
 from typing import Any, NamedTuple
 
 import keras
@@ -13,22 +11,16 @@ import numpy as np
 
 from ..network.input_preprocessing import InputPreprocessing
 from ..network.layers import GroupedConv2D, StochasticDepth, WSConv2D
-from ..network.lowerings import merge_kernel, merged_groups
 from ..network.normalization import BatchNorm
+from .float32_copy import copy_weights, in_float32
+from .inference_convolution import InferenceConv2D, fastest_lowering, split_kernel
 
 Tensor = Any
 
 # A grouped convolution as one operation, or as dense ones over joined groups; on CPUs, what this machine measures.
-TARGETS = {"cpu": "measured", "gpu": "grouped", "portable": "grouped"}
+LOWERINGS = {"cpu": "measured", "gpu": "grouped", "portable": "grouped"}
 INERT = (InputPreprocessing, StochasticDepth, keras.layers.Dropout, keras.layers.SpatialDropout2D)
 NORMS = (keras.layers.BatchNormalization, BatchNorm)  # a subclass may compute anything
-ELEMENTWISE = [
-    getattr(keras.activations, name)
-    for name in (
-        *("linear", "relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "hard_sigmoid"),
-        *("tanh", "softplus", "softsign", "hard_silu", "mish", "exponential"),
-    )
-]
 # In place of a bias of zeros, which TensorFlow drops, and then joins no activation with the convolution either: less
 # than a rounding error of any value that matters, and so large that its products with weights are not denormal.
 NO_BIAS = {"cpu": 1e-20, "gpu": 0.0, "portable": 0.0}
@@ -62,15 +54,15 @@ def fuse(model: keras.Model, target: str = "portable") -> keras.Model:
         raise RuntimeError(
             f"exporting needs Keras on TensorFlow, not {keras.backend.backend()!r}: set KERAS_BACKEND=tensorflow"
         )
-    if target not in TARGETS:
-        raise ValueError(f"target={target!r} must be one of {', '.join(TARGETS)}")
+    if target not in LOWERINGS:
+        raise ValueError(f"target={target!r} must be one of {', '.join(LOWERINGS)}")
     if not isinstance(model, keras.Model):
         raise ValueError(f"model must be a keras.Model; got {type(model).__name__}")
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         raise ValueError(f"model={model.name!r} has no known inputs: it must be functional, or a built Sequential")
     if isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    lowering = fastest_lowering() if target == "cpu" else TARGETS[target]
+    lowering = fastest_lowering() if target == "cpu" else LOWERINGS[target]
     fusions = _find_fusions(model)
     absorbed = {id(layer) for fusion in fusions.values() for layer in fusion if layer is not None}
     originals: dict[int, keras.layers.Layer] = {}  # id of the copy -> the layer
@@ -116,139 +108,6 @@ def fuse(model: keras.Model, target: str = "portable") -> keras.Model:
     return keras.models.clone_model(model, clone_function=copy, call_function=call)
 
 
-def in_float32(layer: Any) -> Any:
-    """A copy of a layer, a model or an operation, without its weights, that computes in float32."""
-    if isinstance(layer, keras.Model):
-        return keras.models.clone_model(layer, clone_function=in_float32)
-    config = layer.get_config()
-    return type(layer).from_config({**config, "dtype": "float32"} if "dtype" in config else config)
-
-
-def copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    target.set_weights(source.get_weights())
-    for layer in target._flatten_layers():
-        if hasattr(layer, "finalize_state"):  # preprocessing layers keep what follows from their weights beside them
-            layer.finalize_state()
-
-
-@cache
-def fastest_lowering() -> str:
-    """ "grouped" or "merged": what TensorFlow on this CPU runs the 14x14x512 stage of a ResNeXt 32x4d faster with.
-
-    ResNeXt-50 32x4d against ONNX Runtime, minima of interleaved runs on 2 cores, TensorFlow 2.21, batch 1 and 8: with
-    oneDNN (its default where there is AVX512-VNNI) grouped 1.2 and 1.05, merged 1.5 and 1.2 times as long; without
-    it grouped 2.5 and 1.95, merged 1.9 and 1.5 times.
-    """
-    import tensorflow as tf
-
-    rng = np.random.default_rng(0)
-    kernel = rng.standard_normal((3, 3, 16, 512), dtype=np.float32)
-    images = tf.constant(rng.standard_normal((1, 14, 14, 512), dtype=np.float32))
-    runs = {}
-    for lowering in ("grouped", "merged"):
-        layer = InferenceConv2D(
-            _parts(kernel, 32, lowering),
-            np.zeros(512, np.float32),
-            (1, 1),
-            (1, 1),
-            "same",
-            keras.activations.relu,
-            lowering,
-        )
-        layer.frozen = True
-        runs[lowering] = tf.function(layer.call)
-        runs[lowering](images)
-    times: dict[str, float] = dict.fromkeys(runs, float("inf"))
-    for _ in range(10):
-        for lowering, run in runs.items():
-            start = time.perf_counter()
-            run(images)
-            times[lowering] = min(times[lowering], time.perf_counter() - start)
-    return min(times, key=lambda lowering: times[lowering])
-
-
-def _parts(kernel: np.ndarray, groups: int, lowering: str) -> list[np.ndarray]:
-    """The kernel of a grouped convolution as `InferenceConv2D` takes it."""
-    if groups == 1 or lowering == "grouped":
-        return [kernel]
-    sets = groups // merged_groups(groups, kernel.shape[2] * groups, kernel.shape[3])
-    return np.split(keras.ops.convert_to_numpy(merge_kernel(kernel, groups)), sets, axis=-1)
-
-
-class InferenceConv2D(keras.layers.Layer):
-    """Convolutions over neighbouring parts of the channels side by side, each with its bias and activation.
-
-    One kernel whose depth divides the channels is a grouped convolution; several are one over joined groups. Bias and
-    activation stand next to each convolution, where TensorFlow runs the three as one.
-
-    Args:
-        kernels: (height, width, depth, filters of the part) each.
-        bias: (all filters,).
-        strides, dilation: of height and width.
-        padding: "same" or "valid", as Keras means them.
-        activation: a Keras activation.
-
-    Attributes:
-        frozen: whether graphs that are traced hold the numbers as constants; then oneDNN need not reorder them at every
-            request.
-    """
-
-    def __init__(
-        self,
-        kernels: list[np.ndarray],
-        bias: np.ndarray,
-        strides: tuple[int, int],
-        dilation: tuple[int, int],
-        padding: str,
-        activation: Any,
-        name: str,
-    ) -> None:
-        super().__init__(dtype="float32", trainable=False, name=name)
-        self.strides, self.dilation, self.padding, self.activation = strides, dilation, padding, activation
-        biases = np.split(bias, len(kernels))
-        self.parts = [
-            (self._constant(f"kernel_{i}", kernel), self._constant(f"bias_{i}", part))
-            for i, (kernel, part) in enumerate(zip(kernels, biases, strict=True))
-        ]
-        self.built = True
-        self.frozen = False
-
-    def _constant(self, name: str, value: np.ndarray) -> keras.Variable:
-        return self.add_weight(value.shape, lambda shape, dtype: value, name=name, trainable=False)
-
-    def call(self, inputs: Tensor, after: Tensor = None) -> Tensor:
-        """Waits for `after`: two convolutions that TensorFlow runs at once on a CPU take longer than in turn."""
-        import tensorflow as tf
-
-        if after is not None:
-            # Of copies, since TensorFlow joins nothing with an operation that others wait for.
-            with tf.control_dependencies([tf.identity(after)]):
-                inputs = tf.identity(inputs)
-
-        # A softmax, say, looks at all channels.
-        each = len(self.parts) == 1 or self.activation in ELEMENTWISE
-
-        def value(variable: keras.Variable) -> Tensor:
-            if not self.frozen:
-                return variable.value
-            with tf.init_scope():
-                array = variable.value.numpy()
-            return tf.constant(array)
-
-        def convolve(x: Tensor, kernel: keras.Variable, bias: keras.Variable) -> Tensor:
-            y = tf.nn.conv2d(x, value(kernel), self.strides, self.padding.upper(), dilations=self.dilation)
-            # TensorFlow's graph optimiser joins a BiasAdd into one operation with the convolution, whose kernel on CPUs
-            # without oneDNN then refuses groups. It leaves a plain addition alone.
-            grouped = x.shape[-1] != kernel.shape[2]
-            y = y + value(bias) if grouped else tf.nn.bias_add(y, value(bias))
-            return self.activation(y) if each else y
-
-        parts = tf.split(inputs, len(self.parts), axis=-1) if len(self.parts) > 1 else [inputs]
-        outputs = [convolve(x, *part) for x, part in zip(parts, self.parts, strict=True)]
-        joined = tf.concat(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
-        return joined if each else self.activation(joined)
-
-
 def _is_convolution(layer: keras.layers.Layer) -> bool:
     return type(layer) in CONVOLUTIONS and layer.data_format == "channels_last"
 
@@ -268,7 +127,7 @@ def _convolution(
         kernel = kernel * scale
     kernel, bias = kernel.astype("float32"), bias.astype("float32")
     bias = bias if bias.any() else np.full_like(bias, no_bias)
-    kernels = _parts(kernel, layer.groups, lowering)
+    kernels = split_kernel(kernel, layer.groups, lowering)
     activation = (
         fusion.activation.activation if isinstance(fusion.activation, keras.layers.Activation) else layer.activation
     )

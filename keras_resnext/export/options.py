@@ -1,0 +1,174 @@
+"""The options of exports, each declared once: functions take these fields, and the command line is made from them.
+
+Importing this costs nothing: no framework, no array library. A field's metadata are its `help`, its `panel` in the
+command's help, and where the command line differs from Python, `name`, its name there, and `type`, its type.
+"""
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+TARGETS = ("cpu", "gpu", "portable")
+MAX_VERSION = 2**63 - 1  # TF Serving reads versions as 64-bit integers
+QUANTIZATIONS = (None, "float16", "dynamic", "int8", "int16x8")
+IO_TYPES = {"int8": ("float32", "int8", "uint8"), "int16x8": ("float32", "int16")}
+OPSETS = range(13, 19)  # tf2onnx 1.17 writes up to 18; below 13 lie other forms of the same operations
+
+
+def _option(default: Any, panel: str, help: str, **command_line: Any) -> Any:
+    return field(default=default, metadata={"help": help, "panel": panel, **command_line})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What every format takes.
+
+    Attributes:
+        image_size: height and width, where the model leaves them free; default as its preprocessing has it.
+        images: paths of images on which export and model are compared, beside random and handwritten ones.
+    """
+
+    image_size: int | tuple[int, int] | None = _option(
+        None, "Images", "Height and width in pixels, where the model leaves it free.", type=int | None
+    )
+    images: Sequence[str | os.PathLike[str]] | None = _option(
+        None,
+        "Images",
+        "An image on which model and export are compared; repeat for more.",
+        type=list[Path] | None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedModelOptions(ExportOptions):
+    """A version for TF Serving.
+
+    Attributes:
+        version: positive number of a version that does not exist; default the highest plus one.
+        labels: one name a class. Default: the ImageNet names for 1000 classes, else "0", "1", ….
+        resize_size: shorter side before the centre crop; default as the model's own preprocessing has it.
+        target: "cpu" or "gpu", where the export will run; "portable" for both.
+        warmup: whether to write requests with which a server warms up.
+        tflite: whether to write `model.tflite` beside it, for servers with --prefer_tflite_model.
+        keras_file: whether to write `assets.extra/model.keras`, of which `keras-resnext serve` makes Grad-CAM.
+
+    Raises:
+        ValueError: a version or target out of range.
+    """
+
+    version: int | None = _option(None, "SavedModel", "Version number; default the highest plus one.")
+    labels: Sequence[str] | None = _option(
+        None, "SavedModel", "Text file with one class name a line.", type=Path | None
+    )
+    resize_size: int | None = _option(
+        None, "SavedModel", "Shorter side in pixels before the centre crop; default as the model has it."
+    )
+    target: str = _option(
+        "cpu", "SavedModel", f"What it will run on: {', '.join(TARGETS[:-1])} or {TARGETS[-1]}.", name="--hardware"
+    )
+    warmup: bool = _option(True, "SavedModel", "Write requests that warm a server up.")
+    tflite: bool = _option(False, "SavedModel", "Write model.tflite beside it.")
+    keras_file: bool = _option(
+        False, "SavedModel", "Keep the Keras model beside it, for Grad-CAM in `serve`.", name="--keras"
+    )
+
+    def __post_init__(self) -> None:
+        if self.version is not None and (not is_positive(self.version) or self.version >= MAX_VERSION):
+            raise ValueError(f"version={self.version!r} must be a positive integer below 2**63")
+        if self.target not in TARGETS:
+            raise ValueError(f"target={self.target!r} must be one of {', '.join(TARGETS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiteRTOptions(ExportOptions):
+    """A .tflite file.
+
+    Attributes:
+        quantization: None: float32. "float16": weights in half the size. "dynamic": weights in int8, computed in
+            integers where the runtime can. "int8": weights, per channel, and activations in int8. "int16x8": weights
+            in int8 and activations in int16, slower, more exact.
+        calibration: for "int8" and "int16x8", images like those to classify: a folder (files that are not readable
+            images are skipped with a warning), paths, or an array (n, height, width, 3) on 0..255. At most 300 are
+            used, evenly chosen.
+        io_type: of input and output: "float32"; for "int8" also "int8" or "uint8", with uint8 the bytes of an image
+            as they are; for "int16x8" also "int16".
+        batch_size: fixed number of images; default free: 1 unless the input is resized.
+        tolerance: of the largest difference relative to the largest expected output; default by `quantization`.
+
+    Raises:
+        ValueError: options out of range, or that do not fit together.
+    """
+
+    quantization: str | None = _option(None, "TFLite", "float16, dynamic, int8 or int16x8; default float32.")
+    calibration: Any = _option(None, "TFLite", "Folder of images, for int8 and int16x8.", type=Path | None)  # noqa: RUF009
+    io_type: str = _option("float32", "TFLite", "float32, or for int8 also int8 or uint8, for int16x8 int16.")
+    batch_size: int | None = _option(None, "TFLite", "Fixed number of images in a batch; default free.")
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.quantization not in QUANTIZATIONS:
+            choices = ", ".join(repr(choice) for choice in QUANTIZATIONS)
+            raise ValueError(f"quantization={self.quantization!r} must be one of {choices}")
+        types = IO_TYPES.get(self.quantization or "", ("float32",))
+        if self.io_type not in types:
+            raise ValueError(
+                f"io_type={self.io_type!r} must be one of {', '.join(types)} for quantization={self.quantization!r}"
+            )
+        if self.quantization in IO_TYPES and self.calibration is None:
+            raise ValueError(
+                f"quantization={self.quantization!r} needs calibration: a folder of images, paths or an array"
+            )
+        if self.quantization not in IO_TYPES and self.calibration is not None:
+            raise ValueError(f"calibration is for {' and '.join(IO_TYPES)}, not for quantization={self.quantization!r}")
+        if self.batch_size is not None and not is_positive(self.batch_size):
+            raise ValueError(f"batch_size={self.batch_size!r} must be a positive integer, or None for a free one")
+        if self.tolerance is not None and not self.tolerance >= 0:
+            raise ValueError(f"tolerance={self.tolerance!r} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ONNXOptions(ExportOptions):
+    """An .onnx file.
+
+    Attributes:
+        opset: version of ONNX's operations, 13 to 18.
+        tolerance: of the largest difference, relative to the largest expected value.
+
+    Raises:
+        ValueError: options out of range.
+    """
+
+    opset: int = _option(17, "ONNX", f"Version of the operator set, {OPSETS[0]} to {OPSETS[-1]}.")
+    tolerance: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.opset, int) or self.opset not in OPSETS:
+            raise ValueError(f"opset={self.opset!r} must be one of {OPSETS[0]} to {OPSETS[-1]}")
+        tolerance = self.tolerance
+        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance > 0:
+            raise ValueError(f"tolerance={tolerance!r} must be a number above 0")
+
+
+def is_positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def takes(options: type[ExportOptions]) -> Callable[[Function], Function]:
+    """Shows the fields of `options` as the keyword arguments of a function that takes them as `**options`."""
+
+    def show(function: Function) -> Function:
+        signature = inspect.signature(function)
+        given = [row for row in signature.parameters.values() if row.kind is not row.VAR_KEYWORD]
+        shown = [
+            inspect.Parameter(row.name, inspect.Parameter.KEYWORD_ONLY, default=row.default, annotation=row.type)
+            for row in fields(options)
+        ]
+        function.__signature__ = signature.replace(parameters=[*given, *shown])  # type: ignore[attr-defined]
+        return function
+
+    return show
