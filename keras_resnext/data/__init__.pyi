@@ -1,13 +1,13 @@
 from .augmentation import Augmentation as Augmentation
-from .batches import Plan as Plan
 from .batches import ValidationBatches as ValidationBatches
 from .batches import training_batches as training_batches
 from .check import check_images as check_images
 from .check import default_skip_limit as default_skip_limit
 from .check import find_unreadable as find_unreadable
 from .check import leave_out_unreadable as leave_out_unreadable
+from .discovery import find_splits as find_splits
+from .discovery import read_listing as read_listing
 from .listing import CachedReader as CachedReader
 from .listing import Listing as Listing
-from .listing import find_splits as find_splits
-from .listing import read_listing as read_listing
 from .listing import split_listing as split_listing
+from .plan import Plan as Plan

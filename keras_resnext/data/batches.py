@@ -1,4 +1,4 @@
-"""Batches of images for training and validation. Every batch is a function of seed and step, so any can be repeated.
+"""Batches of images for training and validation.
 
 With TensorFlow installed they come from tf.data (`tf_batches.py`), else from `keras.utils.PyDataset` on threads. Both
 show the same images; random crops without antialiasing are TensorFlow's alone.
@@ -8,90 +8,20 @@ import importlib.util
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
-from io import BytesIO
 from typing import Any
 
 import keras
 import numpy as np
-from PIL import Image
 
-from ..preprocessing import FILTERS, Preprocessing, load_image, preprocess_input, resize_shorter_side, to_rgb
-from .augment import DRAWS, crop_windows, mix, recolour
+from ..preprocessing import Preprocessing, load_image, preprocess_input
+from .augment import mix
 from .augmentation import Augmentation
+from .crops import antialiased, make_image
 from .listing import Listing
+from .plan import Plan
 
 ENGINES = ("auto", "tf.data", "python")
 _READ_AHEAD = {"workers": 2, "max_queue_size": 4}  # batches that Keras makes while the model works, in their order
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step of training shows: `n` images of this process's share of the batch.
-
-    Attributes:
-        indices: (n,) into the listing.
-        draws: (n, DRAWS) uniform numbers from 0 to 1 for crop and flip.
-        seeds: (n,) for what changes single images.
-        seed: for what mixes the batch.
-    """
-
-    indices: np.ndarray
-    draws: np.ndarray
-    seeds: np.ndarray
-    seed: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which images each step shows, and the random numbers that go with them.
-
-    Attributes:
-        images: how many there are.
-        batch_size: of all processes together.
-        seed: of everything.
-        repeats: how many times in a row an image is drawn.
-        shard: (i, n): this process takes the i-th of n equal parts of every batch.
-    """
-
-    images: int
-    batch_size: int
-    seed: int
-    repeats: int = 1
-    shard: tuple[int, int] = (0, 1)
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= self.images:
-            raise ValueError(
-                f"batch_size={self.batch_size!r} must lie in 1..{self.images}, the number of training images"
-            )
-        if self.batch_size % self.shard[1]:
-            raise ValueError(f"batch_size={self.batch_size!r} must be a multiple of the {self.shard[1]} processes")
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch; the images left over differ from epoch to epoch."""
-        return self.images // self.batch_size
-
-    def step(self, number: int) -> Step:
-        """Step `number`, counted from 0 over all epochs."""
-        epoch, position = divmod(number, self.steps_per_epoch)
-        rng = np.random.default_rng((self.seed, epoch, position))
-        draws, seeds = rng.random((self.batch_size, DRAWS)), rng.integers(0, 2**62, self.batch_size)
-        seed = int(rng.integers(0, 2**62))
-        share, count = self.shard
-        size = self.batch_size // count
-        mine = slice(share * size, (share + 1) * size)
-        order = _order(self.images, self.repeats, self.seed, epoch)
-        indices = order[position * self.batch_size : (position + 1) * self.batch_size][mine]
-        return Step(indices, draws[mine], seeds[mine], seed + share)
-
-
-@lru_cache(maxsize=2)
-def _order(images: int, repeats: int, seed: int, epoch: int) -> np.ndarray:
-    order = np.random.default_rng((seed, epoch)).permutation(images)
-    return np.repeat(order, repeats)[:images]
 
 
 def training_batches(
@@ -141,48 +71,6 @@ def resolve_engine(engine: str) -> str:
     if engine != "auto":
         return engine
     return "tf.data" if importlib.util.find_spec("tensorflow") else "python"
-
-
-def antialiased(augmentation: Augmentation) -> bool:
-    """Whether Pillow resizes the images: all but random resized crops without antialiasing."""
-    return augmentation.antialias or augmentation.crop_padding is not None
-
-
-def make_image(data: bytes, draws: np.ndarray, seed: int, augmentation: Augmentation) -> np.ndarray:
-    """One training image by Pillow: uint8 (size, size, 3)."""
-    return finish_crop(crop_image(data, draws, augmentation), draws, seed, augmentation)
-
-
-def crop_image(data: bytes, draws: np.ndarray, augmentation: Augmentation) -> Image.Image:
-    """The part of an image that is shown, in RGB."""
-    with Image.open(BytesIO(data)) as opened:
-        image = to_rgb(opened)
-    if augmentation.crop_padding is not None:
-        size, pad = augmentation.size, augmentation.crop_padding
-        image = square(image, size, FILTERS[augmentation.interpolation])
-        top, left = (int(draw * (2 * pad + 1)) for draw in draws[:2])
-        shifted = (1, 0, left - pad, 0, 1, top - pad)
-        return image.transform((size, size), Image.Transform.AFFINE, shifted, Image.Resampling.NEAREST)
-    windows = crop_windows(draws, image.height, image.width, augmentation.crop_scale, augmentation.crop_ratio)
-    top, left, height, width = windows.tolist()
-    return image.crop((left, top, left + width, top + height))
-
-
-def finish_crop(crop: Image.Image, draws: np.ndarray, seed: int, augmentation: Augmentation) -> np.ndarray:
-    """What follows the crop, by Pillow: uint8 (size, size, 3)."""
-    image = crop.resize((augmentation.size, augmentation.size), FILTERS[augmentation.interpolation])
-    if draws[-1] < augmentation.flip:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(recolour(image, augmentation, seed))
-
-
-def square(image: Image.Image, size: int, kind: Image.Resampling) -> Image.Image:
-    """Shorter side to `size`, and the middle of the longer one."""
-    if image.size == (size, size):
-        return image
-    image = resize_shorter_side(image, size, kind)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
 
 
 class _TrainingBatches(keras.utils.PyDataset):

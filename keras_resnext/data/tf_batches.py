@@ -15,8 +15,9 @@ from PIL import Image
 from ..preprocessing import Preprocessing
 from .augment import DRAWS, crop_windows, mix, recolour
 from .augmentation import Augmentation
-from .batches import Plan, antialiased, crop_image, finish_crop, make_image
+from .crops import antialiased, crop_image, finish_crop, make_image
 from .listing import Listing
+from .plan import Plan
 
 Tensor = Any
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from ..files import placed_whole
 from ..progress import Bar
 from .check import leave_out_unreadable
-from .listing import Listing, find_splits, read_listing
+from .discovery import find_splits, read_listing
+from .listing import Listing
 from .records import CLASSES_FILE, LAYOUTS
 
 SHARD_BYTES = 100_000_000  # of images in a file, where no number of files is given

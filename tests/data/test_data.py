@@ -30,7 +30,7 @@ from keras_resnext.data import (
     training_batches,
 )
 from keras_resnext.data.augment import DRAWS, TRIES, crop_windows, mix, recolour
-from keras_resnext.data.batches import crop_image
+from keras_resnext.data.crops import crop_image
 from keras_resnext.preprocessing import load_image, preprocess_input
 from tests import references  # noqa: F401  declares what torchvision needs to import
 
