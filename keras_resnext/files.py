@@ -1,9 +1,11 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and text files as people write them."""
 
+import codecs
 import os
 import re
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -80,3 +82,43 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
         for file in folder.iterdir():
             if re.fullmatch(rf"\.[0-9a-f]{{12}}\.{re.escape(name)}", file.name):
                 file.unlink(missing_ok=True)
+
+
+_MARKS = (  # UTF-32's begins as UTF-16's does
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file as editors and spreadsheets write it: lines end in `\\n`, and there is no byte-order mark.
+
+    UTF-8, and UTF-16 and UTF-32 with a mark or, of UTF-16, without. Anything else is read as Windows-1252, which
+    Latin-1 is part of, with a warning.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not text.
+    """
+    data = Path(path).read_bytes()
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "")
+    if not encoding and b"\0" in data[:200]:  # letters of most languages have a zero beside them
+        encoding = "utf-16-le" if data[:200][1::2].count(0) >= data[:200][::2].count(0) else "utf-16-be"
+    try:
+        text = data.decode(encoding or "utf-8")
+    except UnicodeDecodeError:
+        text = "" if encoding else data.decode("cp1252", errors="replace")
+        if not encoding:
+            warnings.warn(f"{os.fspath(path)} is not UTF-8; it was read as Windows-1252", stacklevel=2)
+    controls = any(letter < " " and letter not in "\t\n\r\f" for letter in text)
+    if (data and not text) or controls or "\ufffd" in text:
+        raise ValueError(f"{os.fspath(path)} is not a text file")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
+    """The lines of a text file without spaces around them, blank ones left out; errors as of `read_text`."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .files import read_lines
+
 Array = Any
 
 LABELS = "labels.txt"
@@ -43,15 +45,17 @@ def class_names(labels: Sequence[str] | None, classes: int) -> list[str]:
 
 
 def read_labels(path: str | os.PathLike[str]) -> list[str]:
-    """Class names from a text file, one a line."""
+    """Class names from a text file, one a line; blank lines do not count.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a folder, or not a text file.
+    """
     if Path(path).is_dir():
         raise ValueError(f"labels={os.fspath(path)!r} is a folder, not a text file")
     if not Path(path).is_file():
         raise FileNotFoundError(f"labels={os.fspath(path)!r}: there is no such file")
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"labels={os.fspath(path)!r} is no UTF-8 text: {error}") from None
+    return read_lines(path)
 
 
 def labels_beside(model: str | os.PathLike[str], classes: int) -> tuple[str, ...] | None:
@@ -63,7 +67,7 @@ def labels_beside(model: str | os.PathLike[str], classes: int) -> tuple[str, ...
     file = path / LABELS if path.is_dir() else path.with_name(LABELS)
     if not path.exists() or not file.is_file():
         return None
-    names = tuple(file.read_text(encoding="utf-8", errors="replace").splitlines())
+    names = tuple(read_lines(file))
     return names if len(names) == classes else None
 
 
@@ -114,27 +118,35 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:5])) + ", …" * (len(names) > 5)
 
 
-def decode_predictions(predictions: Array, top: int = 5) -> list[list[tuple[str, str, float]]]:
-    """The best ImageNet classes of each row, as `keras.applications` gives them.
+def decode_predictions(
+    predictions: Array, top: int = 5, labels: Sequence[str] | None = None
+) -> list[list[tuple[str, str, float]]]:
+    """The best classes of each row, as `keras.applications` gives them for ImageNet.
 
     Args:
-        predictions: (batch, 1000) scores or logits.
-        top: how many classes a row, 1 to 1000.
+        predictions: (batch, classes) scores or logits.
+        top: how many classes a row, at most as many as there are.
+        labels: one name a class; default ImageNet's 1000.
 
     Returns:
-        One list a row of (WordNet id, class name, score), best first.
+        One list a row of (WordNet id, class name, score), best first; with `labels` the name stands for the id too.
 
     Raises:
-        ValueError: another shape, or `top` out of range.
+        ValueError: another shape, `top` out of range, or labels that do not fit.
     """
     from keras import ops  # labels are read without a framework too
 
     scores = ops.convert_to_numpy(predictions)
-    if scores.ndim != 2 or scores.shape[1] != 1000:
-        raise ValueError(f"predictions must have shape (batch, 1000), the ImageNet classes; got {scores.shape}")
-    if not isinstance(top, int) or not 1 <= top <= 1000:
-        raise ValueError(f"top={top!r} must lie in 1..1000")
-    classes = _imagenet_classes()
+    if labels is None and (scores.ndim != 2 or scores.shape[1] != 1000):
+        raise ValueError(
+            f"predictions must have shape (batch, 1000), the ImageNet classes, or come with labels; got {scores.shape}"
+        )
+    if scores.ndim != 2:
+        raise ValueError(f"predictions must have shape (batch, classes); got {scores.shape}")
+    count = scores.shape[1]
+    classes = _imagenet_classes() if labels is None else [(name, name) for name in class_names(labels, count)]
+    if not isinstance(top, int) or not 1 <= top <= count:
+        raise ValueError(f"top={top!r} must lie in 1..{count}")
     return [
         [(*classes[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]]
         for row in scores.astype("float32")

@@ -2,7 +2,10 @@
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from numbers import Integral, Real
 from typing import Any
 
@@ -99,20 +102,82 @@ def preprocess_input(images: Array, preprocessing: Preprocessing | None = None) 
     return ops.cast(normalised, dtype) if "float" in dtype else normalised
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+# Formats that Pillow opens and that are no images of one scene: pages, films, cursors, data of instruments.
+_NO_PHOTOGRAPHS = {"BUFR", "CUR", "EPS", "FITS", "FLI", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+
+_ORIENTATION = 0x0112  # EXIF's tag, and by its value what turns the image upright
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+
+
+@cache
+def image_suffixes() -> tuple[str, ...]:
+    """The suffixes, in small letters, of image files that Pillow reads, the most common first."""
+    known = {
+        s for s, form in Image.registered_extensions().items() if form in Image.OPEN and form not in _NO_PHOTOGRAPHS
+    }
+    common = [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"]
+    return (*(suffix for suffix in common if suffix in known), *sorted(known - set(common)))
+
+
+@contextmanager
+def open_image(source: str | os.PathLike[str] | bytes) -> Iterator[Image.Image]:
+    """Opens an image with Pillow, without the texts in a PNG file, of which Pillow takes a limited amount."""
+    data = source
+    if not isinstance(data, bytes):
+        with open(data, "rb") as file:
+            data = file.read()
+    with Image.open(io.BytesIO(_without_texts(data) if data.startswith(_PNG) else data)) as image:
+        yield image
+
+
+def _without_texts(png: bytes) -> bytes:
+    kept, start = [png[: len(_PNG)]], len(_PNG)
+    while start < len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4], "big")
+        if png[start + 4 : start + 8] not in _TEXT_CHUNKS:
+            kept.append(png[start:end])
+        start = end
+    return b"".join(kept)
+
+
+def to_rgb(image: Image.Image, exif: bool = True) -> Image.Image:
     """Any image that Pillow has opened, in RGB of 8 bits; transparency is left out.
 
     Pillow itself cuts grey values of 16 bits off at 255: here 65535 becomes 255.
 
+    Args:
+        image: as opened.
+        exif: whether it is turned upright as its EXIF orientation says; an orientation that cannot be read is ignored.
+
     Raises:
         ValueError: values of 32 bits, whose range nobody knows.
     """
+    image.load()  # TIFF files are turned by Pillow itself
+    turn = _TURNS.get(_orientation(image)) if exif else None
     # "I" is of 32 bits, but PGM files of 16 are opened as it, and by Pillow before 11 PNG files.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         values = np.asarray(image).astype("int64")
         image = Image.fromarray(((values + 128) // 257).astype("uint8"))
     check_depth(image)
-    return image.convert("RGB")
+    rgb = image.convert("RGB")
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF raises anything at all, and the image is still one
+        return 1
 
 
 def check_depth(image: Image.Image) -> None:
@@ -127,6 +192,7 @@ def load_image(
     *,
     resize: int | None = None,
     interpolation: str = "bilinear",
+    exif: bool = True,
 ) -> np.ndarray:
     """Reads an image and brings it to `size` as torchvision evaluates: shorter side to `resize`, centre crop.
 
@@ -135,6 +201,7 @@ def load_image(
         size: height and width of the result in pixels.
         resize: the shorter side before cropping; default `size / 0.875`, and `size` itself below 64 pixels.
         interpolation: "bilinear" or "bicubic", Pillow's, antialiased.
+        exif: whether the image is turned upright as its EXIF orientation says. torchvision ignores it: False.
 
     Returns:
         uint8 array (height, width, 3), RGB.
@@ -147,14 +214,14 @@ def load_image(
     height, width = (size, size) if isinstance(size, int) else size
     name = "bytes" if isinstance(source, bytes) else repr(os.fspath(source))
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            rgb = to_rgb(image)
+        with open_image(source) as image:
+            rgb = to_rgb(image, exif)
     except FileNotFoundError:
         raise FileNotFoundError(f"image={name}: there is no such file") from None
     except IsADirectoryError:
         raise ValueError(f"image={name} is a folder, not an image") from None
     except UnidentifiedImageError:
-        raise ValueError(f"image={name} is no image that Pillow knows") from None
+        raise ValueError(f"image={name} is not an image that Pillow reads") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"image={name} is too large: {error}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on broken data

@@ -20,16 +20,15 @@ def find_images(paths: list[Path]) -> list[Path]:
         FileNotFoundError: no such file.
         ValueError: a folder without images.
     """
-    from PIL import Image
+    from ..data.folders import find_images as find_below
 
-    suffixes = {suffix for suffix, form in Image.registered_extensions().items() if form in Image.OPEN}
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
             check_files([path])
             found.append(path)
             continue
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+        inside = sorted(map(Path, find_below(path)))
         if not inside:
             raise ValueError(f"image={str(path)!r} is a folder without images")
         found += inside

@@ -4,15 +4,14 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from rich.console import Console
 
 from ..files import placed_whole
-from ..preprocessing import check_depth
+from ..preprocessing import check_depth, open_image
 from ..progress import Bar
 from .listing import Listing
 
@@ -134,12 +133,12 @@ def _problem(listing: Listing, index: int) -> str:
         data = listing.read(index)
         if not data:
             return "the file is empty"
-        with Image.open(BytesIO(data)) as image:
+        with open_image(data) as image:
             image.draft("RGB", (1, 1))
             image.load()
             check_depth(image)
     except UnidentifiedImageError:
-        return "it is no image that Pillow knows"
+        return "it is not an image that Pillow reads"
     except Exception as error:  # Pillow's decoders raise anything at all on broken data
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return " ".join(reason.split())

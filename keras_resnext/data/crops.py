@@ -1,11 +1,9 @@
 """One training image out of an encoded one, by Pillow."""
 
-from io import BytesIO
-
 import numpy as np
 from PIL import Image
 
-from ..preprocessing import FILTERS, resize_shorter_side, to_rgb
+from ..preprocessing import FILTERS, open_image, resize_shorter_side, to_rgb
 from .augment import crop_windows, recolour
 from .augmentation import Augmentation
 
@@ -22,7 +20,7 @@ def make_image(data: bytes, draws: np.ndarray, seed: int, augmentation: Augmenta
 
 def crop_image(data: bytes, draws: np.ndarray, augmentation: Augmentation) -> Image.Image:
     """The part of an image that is shown, in RGB."""
-    with Image.open(BytesIO(data)) as opened:
+    with open_image(data) as opened:
         image = to_rgb(opened)
     if augmentation.crop_padding is not None:
         size, pad = augmentation.size, augmentation.crop_padding

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import tfds
 from .class_names import check_names, numbered
-from .folders import SUFFIXES, read_folders
+from .folders import COMMON, read_folders
 from .listing import Listing
 from .lists import LISTS, read_list
 from .records import RECORD_NAME, index_records, read_class_names
@@ -59,7 +59,7 @@ def read_listing(path: str | os.PathLike[str], classes: Sequence[str] | None = N
     path = next(part for part in reversed(find_splits(path)) if part) if tfds.is_name(path) else Path(path)
     listing = _find(path, None if classes is None else tuple(classes))
     if not len(listing):
-        raise ValueError(f"data={str(path)!r} holds no images ({', '.join(SUFFIXES)})")
+        raise ValueError(f"data={str(path)!r} holds no images ({COMMON})")
     if classes is None and len(listing.classes) < 2:
         raise ValueError(f"data={str(path)!r} has one class alone, {listing.classes[0]!r}; at least two are needed")
     check_names(listing.classes)
@@ -77,7 +77,7 @@ def _find(path: Path, classes: tuple[str, ...] | None) -> Listing:
         raise FileNotFoundError(f"data={str(path)!r}: there is no such file or folder")
     if RECORD_NAME.search(path.name):
         return _read_records(path.parent, [str(path)], classes)
-    if path.suffix not in LISTS:
+    if path.suffix.lower() not in LISTS:
         raise ValueError(f"data={str(path)!r} must be a folder, a list ({', '.join(LISTS)}) or TFRecords")
     return read_list(path, classes)
 

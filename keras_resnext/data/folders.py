@@ -1,35 +1,78 @@
 """Images in class folders."""
 
 import os
+import unicodedata
+import warnings
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from ..preprocessing import image_suffixes
 from .class_names import ordered
 from .listing import Listing
 
-# torchvision's ImageFolder, and GIF.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+# What operating systems, network storage and notebooks leave; beside these, names that begin with a dot.
+_LEFTOVERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
+_LEFTOVER_FILES = {"thumbs.db", "desktop.ini"}
+COMMON = ".jpg, .jpeg, .png, .webp and the others that Pillow reads"
 
 
 def read_folders(root: Path, expected: tuple[str, ...] | None) -> Listing:
-    found = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    """The images below one folder a class; other files are counted in a warning."""
+    folders = sorted((entry for entry in os.scandir(root) if entry.is_dir()), key=lambda entry: entry.name)
+    found = {_class_name(entry.name): Path(entry.path) for entry in folders if not _is_leftover(entry.name)}
     if not found:
         raise ValueError(f"data={str(root)!r} holds no class folders")
-    names = ordered(found, expected, root)
+    names = ordered(sorted(found), expected, root)
     files: list[str] = []
     labels: list[int] = []
-    for name in found:
-        images = sorted(_walk(root / name))
+    skipped: Counter[str] = Counter()
+    for name in sorted(found):
+        images = sorted(find_images(found[name], skipped))
         if not images:
-            raise ValueError(f"class folder {str(root / name)!r} holds no images ({', '.join(SUFFIXES)})")
+            raise ValueError(f"class folder {str(found[name])!r} holds no images ({COMMON})")
         files += images
         labels += [names.index(name)] * len(images)
+    if skipped:
+        kinds = ", ".join(f"{suffix or 'without a suffix'} ({count})" for suffix, count in skipped.most_common(8))
+        warnings.warn(
+            f"data={str(root)!r}: {skipped.total()} files are not images and are skipped: {kinds}", stacklevel=4
+        )
     return Listing(tuple(files), np.array(labels, "int64"), names)
 
 
-def _walk(folder: Path) -> Iterable[str]:
+def find_images(folder: Path, skipped: Counter[str] | None = None) -> Iterable[str]:
+    """Paths of the images below a folder; links are followed, each folder is visited once.
+
+    Args:
+        folder: where to look.
+        skipped: counts the suffixes of files that are no images.
+    """
+    top, visited = os.path.realpath(folder), set[str]()
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (os.path.join(place, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith("."))
+        real = os.path.realpath(place)
+        # A link up leads to other classes, and back here.
+        if real in visited or (real != top and (top + os.sep).startswith(real.rstrip(os.sep) + os.sep)):
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not _is_leftover(name))
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in image_suffixes() and not name.startswith("."):
+                yield os.path.join(place, name)
+            elif skipped is not None and not name.startswith(".") and name.lower() not in _LEFTOVER_FILES:
+                skipped[suffix] += 1
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _LEFTOVERS
+
+
+def _class_name(folder: str) -> str:
+    """A folder's name as text: bytes that are not UTF-8 are Windows-1252, and macOS's letters are composed."""
+    if any("\udc80" <= letter <= "\udcff" for letter in folder):
+        folder = os.fsencode(folder).decode("cp1252", errors="replace")
+    return unicodedata.normalize("NFC", folder)

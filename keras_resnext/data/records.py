@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ..files import read_lines
+
 RECORD_NAME = re.compile(r"-\d{5}-of-\d{5}$|\.tfrecords?(-\d{5}-of-\d{5})?$|\.tfrec$")
 CLASSES_FILE = "labels.txt"
 # What others call it: mmcls, and tensorflow_datasets beside the records of a data set.
@@ -57,7 +59,7 @@ def read_class_names(folder: Path) -> tuple[str, ...] | None:
     """The names in the first of `CLASSES_FILES` that is there, one a line; None where there is none."""
     for name in CLASSES_FILES:
         if (folder / name).is_file():
-            return tuple((folder / name).read_text(encoding="utf-8").splitlines())
+            return tuple(read_lines(folder / name))
     return None
 
 

@@ -18,6 +18,7 @@ from .augmentation import Augmentation
 from .crops import antialiased, crop_image, finish_crop, make_image
 from .listing import Listing
 from .plan import Plan
+from .tf_orientation import read_orientation
 
 Tensor = Any
 
@@ -58,7 +59,9 @@ def make_dataset(
         data = _numpy(lambda i: read(int(i)), [index], [((), tf.string)])[0] if read else tf.io.read_file(path)
         if augmentation.crop_padding is not None:
             return data, tf.zeros(3, tf.int32)
-        return data, tf.cond(tf.io.is_jpeg(data), lambda: tf.io.extract_jpeg_shape(data), lambda: tf.zeros(3, tf.int32))
+        # Of what TensorFlow does not crop as it is the shape stays unknown: Pillow then does all of it.
+        plain = tf.io.is_jpeg(data) & (read_orientation(data) == 1)
+        return data, tf.cond(plain, lambda: tf.io.extract_jpeg_shape(data), lambda: tf.zeros(3, tf.int32))
 
     def draw(number: Tensor, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         def rows(i: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, ...]:

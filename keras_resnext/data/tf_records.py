@@ -3,15 +3,14 @@
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 from rich.console import Console
 
 from ..files import placed_whole
+from ..preprocessing import open_image
 from ..progress import Bar
 from .check import leave_out_unreadable
 from .discovery import find_splits, read_listing
@@ -88,7 +87,7 @@ def make_example(data: bytes, label: int, text: str, filename: str) -> tf.train.
         text: the name of its class.
         filename: where it came from, without folders.
     """
-    with Image.open(BytesIO(data)) as image:
+    with open_image(data) as image:
         (width, height), mode, kind, channels = image.size, image.mode, image.format, len(image.getbands())
     if kind == "MPO":  # Pillow's name of a JPEG file with more images behind the first, as phones write them
         kind = "JPEG"

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..data.tf_orientation import read_orientation, turn_upright
 from ..preprocessing import MAX_RESIZED
 
 Tensor = Any
@@ -12,13 +13,15 @@ MAX_PIXELS = 178_956_970  # Pillow's own bound for what may be a decompression b
 def decode_image(data: Tensor, size: tuple[int, int], resize: int, interpolation: str = "bilinear") -> Tensor:
     """Bytes of one image to float32 (height, width, 3), RGB 0..255, in TensorFlow operations.
 
-    The image is scaled to cover `size` with its shorter side `resize` long, then cropped in the centre, with
-    torchvision's rounding. Alpha is dropped, 16 bits are cut to 8. Fails with InvalidArgumentError on anything else.
+    A JPEG is turned upright as its EXIF orientation says. The image is scaled to cover `size` with its shorter side
+    `resize` long, then cropped in the centre, with torchvision's rounding. Alpha is dropped, 16 bits are cut to 8.
+    Fails with InvalidArgumentError on anything else.
     """
     import tensorflow as tf
 
     def jpeg() -> Tensor:
-        return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")  # as Pillow and torchvision decode
+        pixels = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")  # as Pillow and torchvision decode
+        return turn_upright(pixels, read_orientation(data))
 
     def other() -> Tensor:
         pixels = tf.io.decode_image(data, channels=3, expand_animations=False)

@@ -1,0 +1,98 @@
+"""Images stand upright as EXIF says, whoever decodes them."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from keras_resnext.data.augment import DRAWS
+from keras_resnext.data.augmentation import Augmentation
+from keras_resnext.data.crops import crop_image
+from keras_resnext.data.tf_orientation import read_orientation
+from keras_resnext.export.image_decoding import decode_image
+from keras_resnext.preprocessing import load_image
+
+ORIENTATIONS = range(1, 9)
+
+
+def encoded(orientation, kind="JPEG", width=60, height=40, **options):
+    """A file whose quarters have colours of their own, with an orientation."""
+    pixels = np.zeros((height, width, 3), "uint8")
+    pixels[: height // 2, : width // 2] = 250, 0, 0
+    pixels[: height // 2, width // 2 :] = 0, 250, 0
+    pixels[height // 2 :, : width // 2] = 0, 0, 250
+    exif = Image.Exif()
+    exif[0x010F] = "a camera's maker"
+    exif[0x0112] = orientation
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, exif=exif, **options)
+    return stream.getvalue()
+
+
+def upright(data):
+    """By Pillow's own function."""
+    return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "MPO"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_loaded_images(kind, orientation):
+    data = encoded(orientation, kind)
+    expected = upright(data)
+    size = (expected.height, expected.width)
+    assert np.array_equal(load_image(data, size, resize=min(size)), np.asarray(expected))
+    assert size == ((40, 60) if orientation < 5 else (60, 40))
+
+
+def test_torchvision_ignores_it():
+    data = encoded(6)
+    stored = Image.open(io.BytesIO(data)).convert("RGB")
+    assert np.array_equal(load_image(data, (40, 60), resize=40, exif=False), np.asarray(stored))
+
+
+def test_damaged_exif_is_ignored():
+    data = encoded(6)
+    start = data.index(b"Exif") + 6
+    damaged = data[:start] + b"MM\0*\xff\xff\xff\xff" + data[start + 8 :]
+    stored = Image.open(io.BytesIO(encoded(1))).convert("RGB")
+    assert np.array_equal(load_image(damaged, (40, 60), resize=40), np.asarray(stored))
+    assert read_orientation(tf.constant(damaged)) == 1
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_training_crops(orientation):
+    data = encoded(orientation)
+    whole = Augmentation(crop_scale=(1.0, 1.0), crop_ratio=(0.5, 2.0))
+    crop = np.asarray(crop_image(data, np.full(DRAWS, 0.5), whole))
+    corner = np.asarray(upright(data))[2, 2]
+    assert np.abs(crop[2, 2].astype(int) - corner).max() < 30
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"comment": b"x" * 60_000}, {"icc_profile": b"x" * 70_000}]
+)
+def test_exported_graphs(orientation, options):
+    data = encoded(orientation, **options)
+    assert read_orientation(tf.constant(data)) == orientation
+    run = tf.function(lambda data: decode_image(data, (24, 32), 32))
+    assert np.abs(run(tf.constant(data)).numpy() - load_image(data, (24, 32), resize=32)).mean() < 1
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xe1", b"\xff\xd8\xff\xe1\0\x20Exif\0\0II*\0", b"no image"]
+)
+def test_what_is_cut_short_has_none(data):
+    assert read_orientation(tf.constant(data)) == 1
+
+
+def test_damaged_files_are_read_within_bounds():
+    rng = np.random.default_rng(0)
+    run = tf.function(read_orientation, input_signature=[tf.TensorSpec((), tf.string)])
+    whole = np.frombuffer(encoded(6), "uint8")
+    for _ in range(200):
+        data = whole.copy()
+        data[rng.integers(2, 120, 6)] = rng.integers(0, 256, 6)
+        assert 1 <= run(tf.constant(data[: rng.integers(0, len(data))].tobytes())) <= 8
