@@ -467,7 +467,7 @@ def claiming(kind: bytes, width: int, height: int) -> bytes:
 
 
 JPEG = encode(noise(60, 40), "JPEG")
-IMAGES = [
+DECODED = [
     ("one pixel", encode(noise(1, 1)), ""),
     ("grey", encode(noise(50, 40, "L"), "JPEG"), ""),
     ("CMYK", encode(noise(50, 40, "CMYK"), "JPEG"), ""),
@@ -486,7 +486,7 @@ IMAGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("data", "message"), [row[1:] for row in IMAGES], ids=[row[0] for row in IMAGES])
+@pytest.mark.parametrize(("data", "message"), [row[1:] for row in DECODED], ids=[row[0] for row in DECODED])
 def test_images(plain, data, message):
     requests = [
         (":predict", {"signature_name": "serving_bytes", "instances": [b64(data)]}),
