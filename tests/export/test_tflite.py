@@ -292,9 +292,9 @@ def test_broken_files_in_a_folder_are_counted(tiny: keras.Model, tmp_path: Path)
     paths = save_images(tmp_path / "images", 4)
     paths[1].write_bytes(paths[1].read_bytes()[:100])
     (tmp_path / "images" / "notes.txt").write_text("no image")
-    with pytest.warns(UserWarning, match=r"2 of 5 files are no readable images and are left out: .*1\.png") as caught:
+    with pytest.warns(UserWarning, match=r"2 of 5 files are not readable images and are skipped: .*1\.png") as caught:
         export_tflite(tiny, tmp_path / "m.tflite", quantization="int8", calibration=tmp_path / "images")
-    assert [w.filename for w in caught if "no readable images" in str(w.message)] == [__file__]
+    assert [w.filename for w in caught if "not readable images" in str(w.message)] == [__file__]
     with pytest.raises(ValueError, match=r"image='.*1\.png' is broken"):
         export_tflite(tiny, tmp_path / "m.tflite", quantization="int8", calibration=paths)
 
