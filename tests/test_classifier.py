@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_resnext import ResNeXt, evaluate, save_pytorch_weights
+from keras_resnext import ResNeXt, evaluate, save_pytorch_weights, set_preprocessing
 from keras_resnext.classifier import open_classifier, predict_images
+from keras_resnext.preprocessing import Preprocessing
 from tests.cli.test_cli import run
 from tests.support import randomise, relative_error
 
@@ -163,3 +164,27 @@ def test_probabilities_of_each_label_are_measured_as_keras_does(classes: int, tm
 def test_raw_numbers_cannot_be_evaluated(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="gives numbers that are not probabilities; evaluating needs a softmax"):
         evaluate(small(None, 1), class_folders(tmp_path, 2))
+
+
+@tensorflow_only
+def test_exports_remember_how_images_are_prepared(tmp_path: Path) -> None:
+    from keras_resnext.export import export_onnx, export_saved_model, export_tflite
+
+    model = small()
+    set_preprocessing(model, Preprocessing(size=SIZE, resize=20, interpolation="bicubic"))
+    resize = 16  # below 64 pixels nothing is cropped, whatever the share
+    export_onnx(model, tmp_path / "m.onnx")
+    export_tflite(model, tmp_path / "m.tflite")
+    version = export_saved_model(model, tmp_path / "base", resize_size=24, warmup=False)
+    found = {f: open_classifier(tmp_path / f) for f in ("m.onnx", "m.tflite")} | {"sm": open_classifier(version)}
+    prepared = {name: (one.size, one.resize, one.interpolation) for name, one in found.items()}
+    assert prepared == {
+        "m.onnx": ((SIZE, SIZE), resize, "bicubic"),
+        "m.tflite": ((SIZE, SIZE), resize, "bilinear"),
+        "sm": ((SIZE, SIZE), 24, "bicubic"),
+    }
+    told = open_classifier(tmp_path / "m.tflite", resize=20, interpolation="bicubic")
+    assert (told.resize, told.interpolation) == (20, "bicubic")
+    (version / "manifest.json").write_text('{"preprocessing": {"resize": 3}}')
+    with pytest.raises(ValueError, match="has invalid preprocessing metadata: resize=3"):
+        open_classifier(version)
