@@ -15,7 +15,9 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from .classifier import open_classifier
 from .digits import draw_predictions, encode_png, held_out_split, load_digits
+from .files import placed_whole
 from .model import ResNeXt
 from .preprocessing import preprocess_input
 from .progress import Bar
@@ -97,7 +99,8 @@ def run_quickstart(
     digits, labels = load_digits()
     held_out = held_out_split(labels)
     pngs = [encode_png(digit) for digit in digits]
-    images = preprocess_input(_decode(pngs))
+    pixels = _decode(pngs)
+    images = preprocess_input(pixels)
     console.print(f"Handwritten digits: {(~held_out).sum()} to train on, {held_out.sum()} held out.")
 
     model = train(images[~held_out], labels[~held_out], epochs=epochs, seed=seed, console=console)
@@ -107,13 +110,14 @@ def run_quickstart(
 
     unseen = [pngs[i] for i in np.flatnonzero(held_out)]
     probabilities, names = _classify_without_keras(version, unseen)
-    difference = float(np.abs(probabilities - model.predict(images[held_out], verbose=0)).max())
+    difference = float(np.abs(probabilities - open_classifier(model).scores(pixels[held_out])).max())
     if difference > 1e-4:
         raise RuntimeError(f"{version} differs from the Keras model by {difference:.1e} in its probabilities")
     correct = np.array(names) == labels[held_out].astype(str)
     accuracy = float(correct.mean())
     draw_predictions(output / "digits.png", digits[held_out], labels[held_out], probabilities)
-    (output / "digit.png").write_bytes(unseen[correct.argmax()])  # the first right one
+    with placed_whole(output / "digit.png") as aside:
+        aside.write_bytes(unseen[correct.argmax()])  # the first right one
 
     result = QuickstartResult(
         accuracy=accuracy,

@@ -1,4 +1,4 @@
-"""Grad-CAM and feature maps against PyTorch's autograd on the same weights; the images and commands around them."""
+"""Grad-CAM and feature maps equal what PyTorch's autograd gives on the same weights, whatever the model's form."""
 
 import os
 import subprocess
@@ -11,19 +11,13 @@ import torch
 from PIL import Image
 
 import keras_resnext
-from keras_resnext import ResNeXt, cli, preprocess_input
-from keras_resnext.cli.image_files import find_images
-from keras_resnext.explain import explain_feature_maps, explain_image, extract_features, feature_maps, grad_cam
-from keras_resnext.explain.drawing import overlay
+from keras_resnext import ResNeXt, preprocess_input
+from keras_resnext.explain import extract_features, feature_maps, grad_cam
 from tests import references
+from tests.explain.conftest import SMALL, images_of
 from tests.support import randomise, relative_error
 
 OPTIONS = dict(blocks=(1, 1, 1, 1), groups=4, width_per_group=4, classes=1000, input_shape=(64, 64, 3))
-SMALL = dict(blocks=(1, 1, 1), stem="cifar", groups=4, width_per_group=4, base_channels=8, classes=7)
-
-
-def images_of(count=2, size=64):
-    return np.random.default_rng(0).normal(size=(count, size, size, 3)).astype("float32")
 
 
 @pytest.fixture(scope="module")
@@ -39,25 +33,6 @@ def pair(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "m.pth"
     torch.save(module.state_dict(), path)
     return module, keras_resnext.from_pytorch(path, input_shape=(64, 64, 3))
-
-
-@pytest.fixture(scope="module")
-def small():
-    return randomise(ResNeXt(**SMALL, input_shape=(32, 32, 3)))
-
-
-@pytest.fixture(scope="module")
-def saved(small, tmp_path_factory):
-    path = tmp_path_factory.mktemp("saved") / "small.keras"
-    small.save(path)
-    return path
-
-
-@pytest.fixture
-def image(tmp_path):
-    path = tmp_path / "image.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 100, 3), "uint8")).save(path)
-    return path
 
 
 def pytorch_cam(module, place, images, classes=None, plus_plus=False):
@@ -329,143 +304,6 @@ def test_features(small, image, tmp_path):
         extract_features(small, [])
     with pytest.raises(ValueError, match="batch_size=0 must be a positive integer"):
         extract_features(small, files, batch_size=0)
-
-
-def test_explain_image(small, image, tmp_path):
-    from keras_resnext.preprocessing import load_image
-
-    found = explain_image(
-        small, image, tmp_path / "e.png", labels=list("abcdefg"), class_index="c", method="grad_cam++"
-    )
-    assert (found.class_index, found.class_name, found.layer) == (2, "c", "layer3_0_relu")
-    images = preprocess_input(load_image(image, 32)[None])
-    assert found.score == pytest.approx(float(small.predict(images, verbose=0)[0, 2]), rel=1e-5)
-    assert np.array_equal(found.heat, grad_cam(small, images, class_index=2, method="grad_cam++")[0])
-    with Image.open(found.path) as drawn:
-        assert drawn.format == "PNG"
-        assert min(drawn.size) > 400
-        colours = np.asarray(drawn.convert("RGB")).reshape(-1, 3)
-    assert len(np.unique(colours, axis=0)) > 500
-    assert explain_image(small, image, tmp_path / "e.png").class_index == small.predict(images, verbose=0).argmax()
-    with pytest.raises(ValueError, match=r"class='h' is neither a class nor a number in 0..6; names are such as a, b"):
-        explain_image(small, image, tmp_path / "n.png", labels=list("abcdefg"), class_index="h")
-    with pytest.raises(ValueError, match="class='a' is the name of the classes 0, 2; give the number"):
-        explain_image(small, image, tmp_path / "n.png", labels=list("abacdef"), class_index="a")
-    with pytest.raises(FileNotFoundError, match="in a folder that does not exist"):
-        explain_image(small, image, tmp_path / "none" / "n.png")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["e.png", "image.png"]
-
-
-def test_a_name_goes_before_a_number(small, image, tmp_path):
-    labels = list("1230456")
-    by_name = explain_image(small, image, tmp_path / "e.png", labels=labels, class_index="3")
-    by_number = explain_image(small, image, tmp_path / "e.png", labels=labels, class_index=3)
-    assert (by_name.class_index, by_number.class_index) == (2, 3)
-
-
-def test_explain_feature_maps(small, image, tmp_path):
-    from keras_resnext.preprocessing import load_image
-
-    channels = explain_feature_maps(small, image, tmp_path / "f.png", layer="layer1_0_bn3", count=5)
-    maps = feature_maps(small, preprocess_input(load_image(image, 32)[None]), "layer1_0_bn3")[0]
-    strength = np.abs(maps).mean((0, 1))
-    assert channels == sorted(range(32), key=lambda c: -strength[c])[:5]
-    with Image.open(tmp_path / "f.png") as drawn:
-        assert drawn.format == "PNG"
-        assert min(drawn.size) > 300
-    assert len(explain_feature_maps(small, image, tmp_path / "f.png", layer="layer1_0_bn3", count=99)) == 32
-    with pytest.raises(ValueError, match="count=0 must be a positive integer"):
-        explain_feature_maps(small, image, tmp_path / "f.png", count=0)
-
-
-def test_the_overlay_has_the_heat_in_its_colours_and_the_image_in_its_light():
-    image = np.zeros((8, 8, 3), "uint8")
-    image[::2] = 255
-    drawn = overlay(image, np.array([[0.0, 1.0]]), lambda heat: np.stack([heat, 1 - heat, heat, heat], axis=-1))
-    assert drawn.shape == (8, 8, 3)
-    assert drawn[0, 7].tolist() == pytest.approx([1, 0, 1])
-    assert drawn[0, 0].tolist() == pytest.approx([0, 1, 0])
-    assert 0.2 < drawn[1, 7, 0] < 0.6
-
-
-def run(*arguments, capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return stop.value.code or 0, captured.out, captured.err
-
-
-def test_the_command_explain(saved, image, tmp_path, capsys):
-    labels, out = tmp_path / "labels.txt", tmp_path / "out"
-    labels.write_text("\n".join("abcdefg"))
-    options = ["--labels", labels, "--class", "b", "--layer", "layer2_0_relu", "--feature-maps"]
-    code, printed, err = run("explain", saved, image, image, "--output", out, *options, capsys=capsys)
-    assert (code, err) == (0, "")
-    kinds = ("feature_maps", "grad_cam")
-    assert sorted(path.name for path in out.iterdir()) == sorted(f"image-{i}.{k}.png" for i in (1, 2) for k in kinds)
-    assert " b " in printed
-    assert "at layer2_0_relu" in printed
-    beside = tmp_path / "model.keras"
-    beside.write_bytes(saved.read_bytes())
-    assert run("explain", beside, image, *options[2:6], "--output", out, capsys=capsys)[1].count(" b ") == 1
-
-
-def test_the_images_of_a_folder_are_sorted(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        type(tmp_path), "rglob", lambda folder, _: [folder / "c.png", folder / "a.png", folder / "b.png"]
-    )
-    for name in "abc":
-        (tmp_path / f"{name}.png").touch()
-    assert [path.stem for path in find_images([tmp_path])] == ["a", "b", "c"]
-
-
-def test_the_command_features(saved, image, small, tmp_path, capsys):
-    folder = tmp_path / "folder"
-    (folder / "deeper").mkdir(parents=True)
-    for name in ("b.png", "a.JPG", "deeper/c.png"):
-        Image.new("RGB", (40, 40), "red").save(folder / name)
-    (folder / "notes.txt").write_text("no image")
-    output = tmp_path / "f.npy"
-    code, printed, err = run("features", saved, folder, image, "--output", output, "--batch-size", 3, capsys=capsys)
-    assert (code, err) == (0, "")
-    files = (tmp_path / "f.txt").read_text().splitlines()
-    assert files == [str(p) for p in (folder / "a.JPG", folder / "b.png", folder / "deeper/c.png", image)]
-    features = np.load(output)
-    assert (features.shape, features.dtype) == ((4, 128), np.float32)
-    assert relative_error(features, extract_features(small, files)) < 1e-5
-    assert "4 images, 128 features each" in printed
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["explain", "{saved}", "none.png"], "image='none.png': there is no such file"),
-        (["explain", "{saved}", "{folder}"], "is a folder, not an image"),
-        (["explain", "{saved}", "{text}"], "is no image"),
-        (["explain", "{saved}", "{image}", "--layer", "layer9"], "--layer 'layer9' is no layer"),
-        (["explain", "{saved}", "{image}", "--method", "cam"], "--method 'cam' must be one of grad_cam, grad_cam++"),
-        (["explain", "{saved}", "{image}", "--class", "cat"], "class='cat' is neither a class nor a number in 0..6"),
-        (["explain", "{saved}", "{image}", "--labels", "{text}"], "labels has 1 names; it must have 7"),
-        (["explain", "{saved}", "{image}", "--output", "{text}"], "exists"),
-        (["features", "{saved}", "{folder}", "--output", "f.npz"], "--output 'f.npz' must end in .npy"),
-        (["features", "{saved}", "{image}", "--output", "{folder}/none/f.npy"], "in a folder that does not exist"),
-        (["features", "{saved}", "{folder}/empty"], "is a folder without images"),
-        (["features", "{saved}", "none.png"], "image='none.png': there is no such file"),
-        (["features", "{saved}", "{text}", "--output", "{folder}/f.npy"], "is no image"),
-        (["features", "{saved}", "{image}", "--output", "{folder}/f.npy", "--layer", "fc"], "--layer 'fc' gives"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(arguments, message, saved, image, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "text.txt").write_text("no image")
-    places = dict(saved=saved, image=image, folder=tmp_path, text=tmp_path / "text.txt")
-    code, out, err = run(*[a.format(**places) for a in arguments], capsys=capsys)
-    assert (code, out, err.count("\n")) == (2, "", 1), err
-    assert err.startswith("keras-resnext: ")
-    assert message in err
-    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".npy" or path.name.endswith("cam.png")]
 
 
 @pytest.mark.slow
