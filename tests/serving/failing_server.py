@@ -16,8 +16,7 @@ HTTP = {"INVALID_ARGUMENT": 400, "DEADLINE_EXCEEDED": 504, "NOT_FOUND": 404, "PE
 
 
 class Script:
-    """`steps`, one for each of the next requests: the name of a status; seconds to wait first; (HTTP status, body);
-    "close" (no answer), "cut" (half of one) or "drip" (byte by byte). Then `rows`, (version, state, error), answer."""
+    """`steps`, one for each request: a status, seconds, (HTTP status, body), "close", "cut" or "drip"; then `rows`."""
 
     def __init__(self) -> None:
         self.steps: deque[Any] = deque()
@@ -38,12 +37,10 @@ def serve_rest(script: Script, port: int = 0) -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             step = script.next_step(f"GET {self.path}", self.headers.items())
-            rows = [{"version": str(v), "state": s, "status": {"error_message": e}} for v, s, e in script.rows]
-            status, body = 200, json.dumps({"model_version_status": rows}).encode()
-            if isinstance(step, tuple):
-                status, body = step
-            elif step in HTTP:
-                status, body = HTTP[step], b'{"error": "busy"}'
+            rows = [{"version": v, "state": s, "status": {"error_message": e}} for v, s, e in script.rows]
+            answer = 200, json.dumps({"model_version_status": rows}).encode()
+            failure = HTTP.get(step, 500), b'{"error": "busy"}'
+            status, body = step if isinstance(step, tuple) else failure if step in HTTP else answer
             with contextlib.suppress(ConnectionError):  # a client that gave up
                 if step == "close":
                     return

@@ -5,6 +5,7 @@ Stricter in one point: numbers that are not finite are refused, where TF Serving
 
 import binascii
 import json
+import string
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -121,9 +122,17 @@ def is_base64(value: Any) -> bool:
 
 
 def decode_base64(text: str) -> bytes | None:
-    """The bytes, with or without the padding at the end as TF Serving reads them; None for what is no base64."""
+    """The bytes, as absl::Base64Unescape reads them for TF Serving; None for what is not base64.
+
+    Whitespace counts for nothing, and the padding, of = or ., is there whole or not at all.
+    """
     try:
-        return binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True)
+        letters = text.encode("ascii").translate(None, string.whitespace.encode())
+        data = letters.rstrip(b"=.")
+        missing = -len(data) % 4
+        if len(letters) - len(data) not in (0, missing):
+            return None
+        return binascii.a2b_base64(data + b"=" * missing, strict_mode=True)
     except (binascii.Error, ValueError):
         return None
 
