@@ -27,9 +27,8 @@ class Script:
     def next_step(self, request: str, headers: Any) -> Any:
         self.requests.append(request)
         self.headers = {name.lower(): value for name, value in headers}
-        step = self.steps.popleft() if self.steps else None
-        time.sleep(step if isinstance(step, float) else 0)
-        return step
+        time.sleep(self.steps.popleft() if self.steps and isinstance(self.steps[0], float) else 0)
+        return self.steps.popleft() if self.steps else None
 
 
 @contextlib.contextmanager
@@ -39,23 +38,19 @@ def serve_rest(script: Script, port: int = 0) -> Iterator[str]:
             step = script.next_step(f"GET {self.path}", self.headers.items())
             rows = [{"version": v, "state": s, "status": {"error_message": e}} for v, s, e in script.rows]
             answer = 200, json.dumps({"model_version_status": rows}).encode()
-            failure = HTTP.get(step, 500), b'{"error": "busy"}'
+            failure = HTTP.get(step), b'{"error": "busy"}'
             status, body = step if isinstance(step, tuple) else failure if step in HTTP else answer
+            if step == "close":
+                return
             with contextlib.suppress(ConnectionError):  # a client that gave up
-                if step == "close":
-                    return
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                body = body[: len(body) // 2] if step == "cut" else body
-                for piece in [bytes([byte]) for byte in body] if step == "drip" else [body]:
-                    self.wfile.write(piece)
+                for byte in body[: len(body) // (2 if step == "cut" else 1)]:
+                    self.wfile.write(bytes([byte]))
                     time.sleep(0.05 if step == "drip" else 0)
 
         do_POST = do_GET  # noqa: N815
-
-        def log_message(self, *_: object) -> None:
-            pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
@@ -75,8 +70,7 @@ def serve_grpc(script: Script, port: int = 0) -> Iterator[str]:
                 context.abort(grpc.StatusCode[step], "busy")
             answer = get_model_status_pb2.GetModelStatusResponse()
             for version, state, error in script.rows:
-                row = answer.model_version_status.add(version=version, state=state)
-                row.status.error_message = error
+                answer.model_version_status.add(version=version, state=state).status.error_message = error
             return answer
 
     server = grpc.server(ThreadPoolExecutor(4))
