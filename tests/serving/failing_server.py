@@ -16,17 +16,16 @@ HTTP = {"INVALID_ARGUMENT": 400, "DEADLINE_EXCEEDED": 504, "NOT_FOUND": 404, "PE
 
 
 class Script:
-    """`steps`, one for each request: a status, seconds, (HTTP status, body), "close", "cut" or "drip"; then `rows`."""
+    """`steps`, one a request: a status, (HTTP status, body), "close", "cut" or "drip", after seconds; then `rows`."""
 
     def __init__(self) -> None:
         self.steps: deque[Any] = deque()
         self.rows = [(3, "AVAILABLE", "")]
         self.requests: list[str] = []
-        self.headers: dict[str, str] = {}
 
     def next_step(self, request: str, headers: Any) -> Any:
         self.requests.append(request)
-        self.headers = {name.lower(): value for name, value in headers}
+        self.headers: dict[str, str] = {name.lower(): value for name, value in headers}
         time.sleep(self.steps.popleft() if self.steps and isinstance(self.steps[0], float) else 0)
         return self.steps.popleft() if self.steps else None
 
