@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from keras_resnext.files import placed_whole
 from keras_resnext.serving import Client, GrpcClient, ServingTimeoutError
 from keras_resnext.serving.model_base import label_version, list_versions
 from keras_resnext.serving.server.models import look
@@ -105,7 +106,8 @@ def test_labels_from_models_config(swapped):
             assert client.metadata().version == version
             assert client.predict(IMAGES)["probabilities"].shape == (3, CLASSES)
             client.close()
-    (swapped.base / "models.config").write_text("model_config_list {", encoding="utf-8")
+    with placed_whole(swapped.base / "models.config") as aside:  # half of it may be a valid configuration
+        aside.write_text("model_config_list {", encoding="utf-8")
     time.sleep(0.5)
     assert swapped.ask(f"{NET}/labels/stable/metadata")[0] == 200, "what cannot be read changes nothing"
 
