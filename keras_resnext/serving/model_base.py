@@ -90,6 +90,24 @@ def read_configs(models: Mapping[str, Path]) -> dict[str, ModelConfig]:
     return {name: found.get(name, ModelConfig(name)) for name in models}
 
 
+def read_base(base: str | os.PathLike[str]) -> dict[str, tuple[ModelConfig, dict[int, Path]]]:
+    """Entry and versions of each model, which `models ls` and `serve` have in common.
+
+    Where BASE is one version, the model has that alone.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find_models` and `read_configs`.
+    """
+    models, path = find_models(base), Path(base).absolute()
+    configs, found = read_configs(models), {}
+    for name, folder in models.items():
+        versions = find_versions(folder)
+        if path.parent == folder and path.name.isdecimal():
+            versions = {int(path.name): path}
+        found[name] = configs[name], versions
+    return found
+
+
 def read_manifest(version: Path) -> dict[str, Any]:
     """What an export records of itself; empty where it records nothing that can be read."""
     try:
@@ -107,13 +125,11 @@ def list_versions(base: str | os.PathLike[str], *, verify: bool = True) -> list[
         verify: whether to compare each file with the hash in its manifest.
 
     Raises:
-        FileNotFoundError, ValueError: as `find_models` and `read_configs`.
+        FileNotFoundError, ValueError: as `read_base`.
     """
-    models = find_models(base)
-    configs, rows = read_configs(models), []
-    for name, folder in models.items():
-        versions = find_versions(folder)
-        wanted = configs[name].wanted(versions)
+    rows = []
+    for name, (config, versions) in read_base(base).items():
+        wanted = config.wanted(versions)
         for number, path in sorted(versions.items()):
             manifest = read_manifest(path)
             accuracy = manifest.get("accuracy")
@@ -126,7 +142,7 @@ def list_versions(base: str | os.PathLike[str], *, verify: bool = True) -> list[
                     created=str(manifest.get("created") or ""),
                     source=str(manifest.get("source") or ""),
                     accuracy=accuracy if isinstance(accuracy, dict) else {},
-                    labels=tuple(sorted(k for k, v in configs[name].labels.items() if v == number)),
+                    labels=tuple(sorted(k for k, v in config.labels.items() if v == number)),
                     served=number in wanted,
                     hashes=check_hashes(path, manifest) if verify else None,
                 )

@@ -16,21 +16,18 @@ HTTP = {"INVALID_ARGUMENT": 400, "DEADLINE_EXCEEDED": 504, "NOT_FOUND": 404, "PE
 
 
 class Script:
-    """`steps`, one for each of the next requests: the name of a status; seconds to wait first; (HTTP status, body);
-    "close" (no answer), "cut" (half of one) or "drip" (byte by byte). Then `rows`, (version, state, error), answer."""
+    """`steps`, one a request: a status, (HTTP status, body), "close", "cut" or "drip", after seconds; then `rows`."""
 
     def __init__(self) -> None:
         self.steps: deque[Any] = deque()
         self.rows = [(3, "AVAILABLE", "")]
         self.requests: list[str] = []
-        self.headers: dict[str, str] = {}
 
     def next_step(self, request: str, headers: Any) -> Any:
         self.requests.append(request)
-        self.headers = {name.lower(): value for name, value in headers}
-        step = self.steps.popleft() if self.steps else None
-        time.sleep(step if isinstance(step, float) else 0)
-        return step
+        self.headers: dict[str, str] = {name.lower(): value for name, value in headers}
+        time.sleep(self.steps.popleft() if self.steps and isinstance(self.steps[0], float) else 0)
+        return self.steps.popleft() if self.steps else None
 
 
 @contextlib.contextmanager
@@ -38,27 +35,21 @@ def serve_rest(script: Script, port: int = 0) -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             step = script.next_step(f"GET {self.path}", self.headers.items())
-            rows = [{"version": str(v), "state": s, "status": {"error_message": e}} for v, s, e in script.rows]
-            status, body = 200, json.dumps({"model_version_status": rows}).encode()
-            if isinstance(step, tuple):
-                status, body = step
-            elif step in HTTP:
-                status, body = HTTP[step], b'{"error": "busy"}'
+            rows = [{"version": v, "state": s, "status": {"error_message": e}} for v, s, e in script.rows]
+            answer = 200, json.dumps({"model_version_status": rows}).encode()
+            failure = HTTP.get(step), b'{"error": "busy"}'
+            status, body = step if isinstance(step, tuple) else failure if step in HTTP else answer
+            if step == "close":
+                return
             with contextlib.suppress(ConnectionError):  # a client that gave up
-                if step == "close":
-                    return
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                body = body[: len(body) // 2] if step == "cut" else body
-                for piece in [bytes([byte]) for byte in body] if step == "drip" else [body]:
-                    self.wfile.write(piece)
+                for byte in body[: len(body) // (2 if step == "cut" else 1)]:
+                    self.wfile.write(bytes([byte]))
                     time.sleep(0.05 if step == "drip" else 0)
 
         do_POST = do_GET  # noqa: N815
-
-        def log_message(self, *_: object) -> None:
-            pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
@@ -78,8 +69,7 @@ def serve_grpc(script: Script, port: int = 0) -> Iterator[str]:
                 context.abort(grpc.StatusCode[step], "busy")
             answer = get_model_status_pb2.GetModelStatusResponse()
             for version, state, error in script.rows:
-                row = answer.model_version_status.add(version=version, state=state)
-                row.status.error_message = error
+                answer.model_version_status.add(version=version, state=state).status.error_message = error
             return answer
 
     server = grpc.server(ThreadPoolExecutor(4))

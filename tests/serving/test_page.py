@@ -192,7 +192,7 @@ def test_a_broken_file_is_told_and_the_rest_goes_on(server, open_page):
     expect(page.locator("#stage")).to_be_hidden()
     drop(page, [("notes.txt", "text/plain", b"no image")])
     expect(page.locator("#error")).to_contain_text(
-        "10 bytes that begin with b'no image'; expected JPEG, PNG, GIF or BMP"
+        "8 bytes that begin with b'no image'; expected JPEG, PNG, GIF or BMP"
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from keras_resnext import preprocess_input
 from keras_resnext.serving import Client
 from tests.serving.material import IMAGES, LABELS, PNG
-from tests.serving.server_process import ROOT
+from tests.serving.server_process import ROOT, Server
 
 
 def command(*arguments, **environment):
@@ -80,3 +80,10 @@ def test_a_keras_file_is_exported_once_and_served(model, tmp_path):
         patch.setenv("KERAS_HOME", str(tmp_path / "home"))
         assert export_to_cache(file) == version.parent.parent
     assert version.stat().st_mtime_ns == written
+
+
+def test_a_signal_ends_it_well_as_soon_as_it_says_where_it_is(base):
+    for _ in range(2):
+        with Server(base) as server:
+            assert server.port
+            assert server.stop() == 0

@@ -13,7 +13,8 @@ from PIL import Image
 
 from keras_resnext import preprocess_input
 from keras_resnext.serving import Client, GrpcClient
-from tests.serving.material import CLASSES, IMAGES, JPEG, LABELS, NET, PNG, PNGS, SIZE, SLOW, b64
+from keras_resnext.serving.server.tensors import decode_base64
+from tests.serving.material import ASK_BYTES, CLASSES, IMAGES, JPEG, LABELS, NET, PNG, PNGS, SIZE, SLOW, b64
 
 
 def test_both_clients_agree_with_keras(plain, model):
@@ -172,3 +173,27 @@ def test_explain_is_grad_cam_of_the_keras_model(plain, model):
     seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["image"]["b64"]))))
     assert (seen == IMAGES[0]).all()
     assert plain.ask(f"{NET}/versions/1:explain", {"image_bytes": b64(PNG)})[1]["class"]["index"] in range(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("YWJj", b"abc"), ("YWI=", b"ab"), ("YWI", b"ab"), ("YQ==", b"a"), ("YQ", b"a"), ("YQ..", b"a"), ("", b""),
+        (" Y W\nI\r\n=\t\v\f", b"ab"), ("YQ=\n=", b"a"), ("YR==", b"a"),
+        ("YQ=", None), ("YWI==", None), ("YWJj=", None), ("Y", None), ("====", None), ("YW=I", None), ("-_-_", None),
+        ("YW\u00a0I", None), ("YWé", None), ("YW\0I", None),
+    ],
+)  # fmt: skip
+def test_base64_is_read_as_tf_serving_reads_it(text, data):
+    """The table follows absl::Base64Unescape: whitespace anywhere, = or . whole or left out."""
+    assert decode_base64(text) == data
+
+
+def test_base64_in_lines(plain):
+    """What `base64 cat.jpg` and most mail programs write."""
+    wrapped = {"b64": base64.encodebytes(PNG).decode()}
+    assert "\n" in wrapped["b64"].rstrip()
+    body = {"signature_name": "serving_bytes", "instances": [wrapped]}
+    assert plain.ask(f"{NET}:predict", body)[:2] == plain.ask(f"{NET}:predict", ASK_BYTES)[:2]
+    examples = {"signature_name": "classify", "examples": [{"image/encoded": wrapped}]}
+    assert plain.ask(f"{NET}:classify", examples)[0] == 200

@@ -118,3 +118,28 @@ def test_connections_that_say_nothing_or_little(strict):
             assert connection.recv(1) == b""
         connection.close()
     assert strict.ask(NET, headers=with_key())[0] == 200
+
+
+CORS = {"access-control-allow-origin": "*", "access-control-allow-methods": "POST, GET"}
+
+
+def cors_of(headers):
+    return {name: value for name, value in headers.items() if name.startswith("access-control-")}
+
+
+def test_other_origins_may_ask_only_with_cors(base, plain):
+    origin = {"origin": "https://elsewhere.example"}
+    with Server(base, cors=True, api_key=KEY) as server:
+        headers = {**CORS, "access-control-allow-headers": "Content-Type, Authorization, X-Api-Key"}
+        status, text, found = server.ask(f"{NET}:predict", headers=origin, method="OPTIONS")
+        assert (status, text, cors_of(found)) == (200, "", headers), "a preflight, which carries no key"
+        status, answer, found = server.ask(f"{NET}:predict", method="OPTIONS")
+        assert (status, cors_of(found)) == (400, headers)
+        assert answer == {"error": "Origin header is missing in CORS preflight"}
+        status, _, found = server.ask(f"{NET}:predict", ASK_BYTES, with_key(**origin))
+        assert (status, cors_of(found)) == (200, headers)
+        status, _, found = server.ask(f"{NET}:predict", ASK_BYTES, origin)
+        assert (status, cors_of(found)) == (401, headers), "so that the page can read why"
+        assert not cors_of(server.ask("/", headers=origin)[2])
+    assert not cors_of(plain.ask(f"{NET}:predict", headers=origin, method="OPTIONS")[2])
+    assert not cors_of(plain.ask(f"{NET}:predict", ASK_BYTES, origin)[2])

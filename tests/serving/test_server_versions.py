@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from keras_resnext.files import placed_whole
 from keras_resnext.serving import Client, GrpcClient, ServingTimeoutError
+from keras_resnext.serving.model_base import label_version, list_versions
+from keras_resnext.serving.server.models import look
 from tests.serving.material import ASK_BYTES, CLASSES, IMAGES, NET, SLOW
 from tests.serving.server_process import Server
 
@@ -87,8 +90,6 @@ def test_a_new_model_appears_and_a_removed_one_goes(swapped):
 
 
 def test_labels_from_models_config(swapped):
-    from keras_resnext.serving.model_base import label_version
-
     early = Client(swapped.address, "net", label="canary")
     with pytest.raises(ServingTimeoutError, match="Unrecognized servable version label: canary"):
         early.wait_until_ready(0.3)
@@ -105,7 +106,8 @@ def test_labels_from_models_config(swapped):
             assert client.metadata().version == version
             assert client.predict(IMAGES)["probabilities"].shape == (3, CLASSES)
             client.close()
-    (swapped.base / "models.config").write_text("model_config_list {", encoding="utf-8")
+    with placed_whole(swapped.base / "models.config") as aside:  # half of it may be a valid configuration
+        aside.write_text("model_config_list {", encoding="utf-8")
     time.sleep(0.5)
     assert swapped.ask(f"{NET}/labels/stable/metadata")[0] == 200, "what cannot be read changes nothing"
 
@@ -122,3 +124,20 @@ def test_sigterm_lets_requests_end(swapped):
     assert answers[0][:2] == (200, {"predictions": [30.0]})
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 1)
+
+
+def test_models_ls_lists_what_serve_serves(tmp_path):
+    for version in ("net/1", "net/2", "net/3", "digits/1"):
+        (tmp_path / version).mkdir(parents=True)
+        (tmp_path / version / "saved_model.pb").touch()
+    label_version(tmp_path / "net", "stable", 1)
+    for place, expected in (
+        ("", {("net", 1), ("net", 3), ("digits", 1)}),
+        ("net", {("net", 1), ("net", 3)}),
+        ("net/1", {("net", 1)}),
+        ("digits/1", {("digits", 1)}),
+    ):
+        listed = {(row.model, row.version) for row in list_versions(tmp_path / place) if row.served}
+        found = look(tmp_path / place)
+        served = {(name, number) for name, row in found.items() for number in row.config.wanted(row.versions)}
+        assert listed == served == expected

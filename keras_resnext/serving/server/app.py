@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -38,11 +39,16 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
+# As AddCORSHeaders of TF Serving's model_servers/http_rest_api_util.cc; a key adds the headers that carry it.
+CORS = {"access-control-allow-origin": "*", "access-control-allow-methods": "POST, GET"}
+CORS_HEADERS = ("Content-Type", "Authorization, X-Api-Key")
 
 
 def create_app(service: Service) -> Any:
     """An ASGI application, which watches the model base as long as it runs."""
-    rest, gate = Rest(service), Gate(service.options)
+    rest, gate, options = Rest(service), Gate(service.options), service.options
+    allowed = ", ".join(CORS_HEADERS[: 1 if options.api_key is None else 2])
+    cors = {**CORS, "access-control-allow-headers": allowed} if options.cors else {}
 
     async def interface(request: Request) -> Response:
         started = time.perf_counter()
@@ -102,11 +108,17 @@ def create_app(service: Service) -> Any:
             await app(scope, receive, send)
             return
 
+        interface_headers = cors if scope["path"].startswith("/v1/") else {}
+
         async def sending(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                headers = {**HEADERS, **interface_headers}
+                message["headers"] += [(name.encode(), value.encode()) for name, value in headers.items()]
             await send(message)
 
+        if interface_headers and scope["method"] == "OPTIONS":  # a browser asks first, and without the key
+            await _preflight(Headers(scope=scope))(scope, receive, sending)
+            return
         public = scope["path"] == "/" or scope["path"].startswith("/page/")
         try:
             gate.check(Headers(scope=scope), key=not public)
@@ -133,6 +145,13 @@ class RefusedBody(Response):
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(_discard(receive), LINGER)
         await send({"type": "http.response.body", "body": b""})
+
+
+def _preflight(headers: Headers) -> Response:
+    """As TF Serving answers it (model_servers/http_server.cc)."""
+    if re.search("https?://", headers.get("origin", "")):
+        return Response()
+    return _error(RequestError("FAILED_PRECONDITION", "Origin header is missing in CORS preflight"))
 
 
 def _has_body(headers: Headers) -> bool:

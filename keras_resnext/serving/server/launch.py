@@ -82,6 +82,16 @@ async def _serve(base: Path, options: ServeOptions, listener: socket.socket, tel
         raise ValueError(f"BASE={str(base)!r}: no version loads: {reason}")
 
     class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            """Tells where it is once it answers and a signal ends it in order."""
+            await super().startup(sockets)
+            host, port = listener.getsockname()[:2]
+            shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, f"[{host}]" if ":" in host else host)
+            tell(f"page  http://{shown}:{port}/")
+            tell(f"REST  http://{shown}:{port}/v1/models/NAME:predict")
+            if grpc_server is not None:
+                tell(f"gRPC  {shown}:{grpc_port}")
+
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             """Uvicorn raises the signal again once it has stopped; a stop that was asked for is no failure here."""
@@ -110,12 +120,6 @@ async def _serve(base: Path, options: ServeOptions, listener: socket.socket, tel
     try:
         if options.grpc_port is not None:
             grpc_server, grpc_port = await start_grpc(service, options)
-        host, port = listener.getsockname()[:2]
-        shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, f"[{host}]" if ":" in host else host)
-        tell(f"page  http://{shown}:{port}/")
-        tell(f"REST  http://{shown}:{port}/v1/models/NAME:predict")
-        if grpc_server is not None:
-            tell(f"gRPC  {shown}:{grpc_port}")
         await Server(config).serve(sockets=[listener])
     finally:
         if grpc_server is not None:

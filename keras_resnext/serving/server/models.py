@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..model_base import find_models, find_versions, read_configs
+from ..model_base import read_base
 from ..models_config import ModelConfig
 from .servable import Servable
 from .status import RequestError
@@ -218,16 +218,12 @@ def look(base: Path) -> dict[str, Found]:
     """What the base holds, by model.
 
     Raises:
-        FileNotFoundError, ValueError: as `find_models` and `read_configs`.
+        FileNotFoundError, ValueError: as `read_base`.
     """
-    models = find_models(base)
-    configs: Mapping[str, ModelConfig] = read_configs(models)
-    only = int(base.name) if base.name.isdecimal() and base.parent in models.values() else None
-    found = {}
-    for name, folder in models.items():
-        versions = {number: path for number, path in find_versions(folder).items() if only in (None, number)}
-        found[name] = Found(configs[name], {number: (path, stamp(path)) for number, path in versions.items()})
-    return found
+    return {
+        name: Found(config, {number: (path, stamp(path)) for number, path in versions.items()})
+        for name, (config, versions) in read_base(base).items()
+    }
 
 
 def stamp(version: Path) -> Stamp:

@@ -23,6 +23,7 @@ class ServeOptions:
         max_request: bytes of a request's body.
         request_timeout: seconds for a request, and again for its body to arrive.
         api_key: what requests must carry; None for nothing.
+        cors: whether pages of other origins may ask from a browser.
         poll: seconds between two looks at the model base.
         workers: batches that run at once.
         head_timeout: seconds for the head of a request to arrive, and that an idle connection is kept.
@@ -76,6 +77,13 @@ class ServeOptions:
             "help": "Key that requests must carry; the environment variable keeps it out of process lists.",
         },
     )  # fmt: skip
+    cors: bool = field(
+        default=False,
+        metadata={
+            "panel": _NETWORK,
+            "help": "Let pages of any origin ask, as TF Serving's --rest_api_enable_cors_support does.",
+        },
+    )
     poll: float = field(
         default=1.0,
         metadata={
