@@ -1,7 +1,5 @@
-"""An ONNX file holds one Conv a convolution and little else, and two runtimes compute with it what Keras does."""
+"""ONNX files compute in every runtime what the model computes."""
 
-import logging
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,23 +10,16 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_resnext import ResNeXt, preprocess_input
+from keras_resnext import preprocess_input
 from keras_resnext.export import ExportReport, export_onnx
-from keras_resnext.export import onnx as module
 from keras_resnext.export.options import OPSETS
+from tests.export.onnx_material import CLASSES, FEATURES, GROUPS, SIZE, make_images, small, spread
 from tests.support import randomise, relative_error
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
-pytest.importorskip("tf2onnx")
 if keras.backend.backend() != "tensorflow":
     pytest.skip("export needs the TensorFlow backend", allow_module_level=True)
-
-SIZE, CLASSES, GROUPS, FEATURES = 64, 10, 8, 512  # at 32 the last map is one pixel, and pooling another operation
-OPTIONS: dict[str, Any] = {
-    "blocks": (1, 1, 1, 1), "groups": GROUPS, "width_per_group": 4, "base_channels": 16, "stem_channels": 16,
-    "input_shape": (SIZE, SIZE, 3), "classes": CLASSES,
-}  # fmt: skip
 
 # options of the network and of the export, and how many Conv there are
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
@@ -47,24 +38,6 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "logits of one size": ({"classifier_activation": None, "input_shape": (None, None, 3)}, {"image_size": 96}, 17),
     "another height": ({"input_shape": (None, None, 3)}, {"image_size": (64, 96), "opset": 18}, 17),
 }
-
-
-def small(**options: Any) -> keras.Model:
-    return spread(randomise(ResNeXt(**{**OPTIONS, **options})))
-
-
-def spread(model: keras.Model) -> keras.Model:
-    """No class near certainty, so that every score counts."""
-    for layer in model.layers:
-        if isinstance(layer, layers.Dense):
-            size = model.inputs[0].shape[1] or SIZE
-            inputs = keras.Function(model.inputs[0], layer.input)(preprocess_input(make_images(4, size)))
-            layer.kernel.assign(layer.kernel / np.asarray(inputs).std())
-    return model
-
-
-def make_images(count: int, height: int = SIZE, width: int | None = None) -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (count, height, width or height, 3)).astype("float32")
 
 
 def from_keras(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -117,18 +90,13 @@ def attribute(node: Any, name: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def model() -> keras.Model:
-    return small()
+def onnx_report(onnx_model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    return export_onnx(onnx_model, tmp_path_factory.mktemp("onnx") / "plain.onnx")
 
 
 @pytest.fixture(scope="module")
-def report(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
-    return export_onnx(model, tmp_path_factory.mktemp("onnx") / "plain.onnx")
-
-
-@pytest.fixture(scope="module")
-def exported(report: ExportReport) -> Path:
-    return report.path
+def onnx_file(onnx_report: ExportReport) -> Path:
+    return onnx_report.path
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -161,8 +129,8 @@ def test_every_opset_is_tried() -> None:
     assert {exporting.get("opset", 17) for _, exporting, _ in VARIANTS.values()} == set(OPSETS)
 
 
-def test_what_goes_in_and_out(exported: Path) -> None:
-    proto = onnx.load(exported)
+def test_what_goes_in_and_out(onnx_file: Path) -> None:
+    proto = onnx.load(onnx_file)
 
     def described(values: Any) -> dict[str, tuple[int, list[Any]]]:
         kinds = {value.name: value.type.tensor_type for value in values}
@@ -179,39 +147,39 @@ def test_what_goes_in_and_out(exported: Path) -> None:
     assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 17)]
 
 
-def test_the_scores_are_the_first_output(model: keras.Model, exported: Path) -> None:
+def test_the_scores_are_the_first_output(onnx_model: keras.Model, onnx_file: Path) -> None:
     images = make_images(2)
-    session = ort.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(onnx_file), providers=["CPUExecutionProvider"])
     first = session.run(None, {"images": images})[0]
-    np.testing.assert_allclose(first, from_keras(model, images)["probabilities"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(first, from_keras(onnx_model, images)["probabilities"], rtol=1e-4, atol=1e-6)
 
 
-def test_convolutions_are_as_in_the_network(model: keras.Model, exported: Path) -> None:
-    proto = onnx.load(exported)
+def test_convolutions_are_as_in_the_network(onnx_model: keras.Model, onnx_file: Path) -> None:
+    proto = onnx.load(onnx_file)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
     found = Counter(
         (attribute(node, "group"), shapes[node.input[1]]) for node in proto.graph.node if node.op_type == "Conv"
     )
     wanted = Counter(
         (layer.groups, tuple(layer.kernel.shape[axis] for axis in (3, 2, 0, 1)))
-        for layer in model.layers
+        for layer in onnx_model.layers
         if isinstance(layer, layers.Conv2D)
     )
     assert found == wanted
     assert sum(count for (group, _), count in found.items() if group == GROUPS) == 4
 
 
-def test_the_transpose_comes_first(exported: Path) -> None:
-    assert [node.op_type for node in onnx.load(exported).graph.node][:5] == ["Transpose", "Sub", "Mul", "Conv", "Relu"]
+def test_the_transpose_comes_first(onnx_file: Path) -> None:
+    assert [node.op_type for node in onnx.load(onnx_file).graph.node][:5] == ["Transpose", "Sub", "Mul", "Conv", "Relu"]
 
 
-def test_the_report(report: ExportReport) -> None:
-    assert report.path.name == "plain.onnx"
-    assert report.size == report.path.stat().st_size
-    assert report.runtime == "ONNX Runtime"
-    assert 0 < report.largest_difference < 1e-5
-    assert report.top1_agreement == 1
-    assert 0 < report.latency < 10
+def test_the_report(onnx_report: ExportReport) -> None:
+    assert onnx_report.path.name == "plain.onnx"
+    assert onnx_report.size == onnx_report.path.stat().st_size
+    assert onnx_report.runtime == "ONNX Runtime"
+    assert 0 < onnx_report.largest_difference < 1e-5
+    assert onnx_report.top1_agreement == 1
+    assert 0 < onnx_report.latency < 10
 
 
 def regnet_like() -> keras.Model:
@@ -281,179 +249,3 @@ def test_plain_keras_writes_a_file_that_no_runtime_takes(tmp_path: Path) -> None
         onnx.checker.check_model(str(tmp_path / "plain.onnx"), full_check=True)
     with pytest.raises(Exception, match="StatefulPartitionedCall"):
         ort.InferenceSession(str(tmp_path / "plain.onnx"), providers=["CPUExecutionProvider"])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"opset": 12}, "opset=12 must be one of 13 to 18"),
-        ({"opset": 19}, "opset=19 must be one of 13 to 18"),
-        ({"opset": 17.0}, r"opset=17\.0 must be one of 13 to 18"),
-        ({"opset": "17"}, "opset='17' must be one of 13 to 18"),
-        ({"tolerance": 0}, "tolerance=0 must be a number above 0"),
-        ({"tolerance": float("nan")}, "tolerance=nan must be a number above 0"),
-        ({"path": "model.pb"}, r"path='model.pb' must end in \.onnx"),
-        ({"image_size": 32}, r"image_size=32 must be \(64, 64\)"),
-        ({"model": "resnext50"}, "must be a keras.Model; got str"),
-        ({"model": keras.Sequential([layers.Dense(3)])}, "has no known inputs"),
-    ],
-)
-def test_wrong_arguments(model: keras.Model, tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        export_onnx(**{"model": model, "path": tmp_path / "a.onnx", **options})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_wrong_places(model: keras.Model, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
-        export_onnx(model, tmp_path / "none" / "a.onnx")
-    (tmp_path / "a.onnx").mkdir()
-    with pytest.raises(IsADirectoryError, match="is a folder"):
-        export_onnx(model, tmp_path / "a.onnx")
-    assert [f.name for f in tmp_path.iterdir()] == ["a.onnx"]
-
-
-@keras.saving.register_keras_serializable("tests")
-class Foreign(layers.Layer):
-    """Something that ONNX has no operation for."""
-
-    def call(self, inputs: Any) -> Any:
-        import tensorflow as tf
-
-        return inputs + tf.raw_ops.Betainc(a=tf.ones_like(inputs), b=tf.ones_like(inputs), x=tf.sigmoid(inputs))
-
-
-def with_unknown_operation() -> keras.Model:
-    image = keras.Input((SIZE, SIZE, 3))
-    x = layers.GlobalAveragePooling2D()(Foreign()(layers.Conv2D(4, 3, strides=8)(image)))
-    return keras.Model(image, layers.Dense(3)(x))
-
-
-def broken(change: Callable[[Any], None]) -> Callable[..., Any]:
-    real = module.simplify
-
-    def simplify(*args: Any) -> Any:
-        proto = real(*args)
-        change(proto.graph)
-        return proto
-
-    return simplify
-
-
-def shift(graph: Any) -> None:
-    """A bias that is a little off."""
-    (bias,) = [t for t in graph.initializer if list(t.dims) == [CLASSES]]
-    bias.CopyFrom(
-        onnx.numpy_helper.from_array(
-            onnx.numpy_helper.to_array(bias) + np.linspace(0, 0.01, CLASSES, dtype="float32"), bias.name
-        )
-    )
-
-
-def double_features(graph: Any) -> None:
-    """The second output alone is wrong."""
-    for node in graph.node:
-        for side in (node.input, node.output):
-            for i, name in enumerate(side):
-                side[i] = "pooled" if name == "features" else name
-    graph.node.append(onnx.helper.make_node("Add", ["pooled", "pooled"], ["features"], name="double"))
-
-
-def unsorted(graph: Any) -> None:
-    first = type(graph.node[0])()
-    first.CopyFrom(graph.node[0])
-    del graph.node[0]
-    graph.node.append(first)
-
-
-FAILURES: list[Any] = [
-    pytest.param({"simplify": broken(shift)}, ValueError, "does not compute what the model does", id="bias"),
-    pytest.param({"simplify": broken(double_features)}, ValueError, "does not compute what the model", id="features"),
-    pytest.param({"simplify": broken(unsorted)}, ValueError, "made an invalid file", id="order"),
-    pytest.param({"MAX_BYTES": 1000}, ValueError, "the model's weights take .* GiB; an ONNX file", id="size"),
-    pytest.param(
-        {"simplify": broken(lambda graph: graph.node[3].input.append("nothing"))},
-        ValueError,
-        "invalid file",
-        id="input",
-    ),
-]
-
-
-@pytest.mark.parametrize(("changes", "kind", "message"), FAILURES)
-def test_a_failure_leaves_the_old_file(
-    model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: Any, kind: Any, message: str
-) -> None:
-    (tmp_path / "a.onnx").write_bytes(b"old")
-    for name, value in changes.items():
-        monkeypatch.setattr(module, name, value)
-    with pytest.raises(kind, match=message):
-        export_onnx(model, tmp_path / "a.onnx")
-    assert [(f.name, f.read_bytes()) for f in tmp_path.iterdir()] == [("a.onnx", b"old")]
-
-
-def test_a_full_disk_leaves_the_old_file(model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: int) -> None:
-        raise OSError("No space left on device")
-
-    (tmp_path / "a.onnx").write_bytes(b"old")
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
-        export_onnx(model, tmp_path / "a.onnx")
-    assert [(f.name, f.read_bytes()) for f in tmp_path.iterdir()] == [("a.onnx", b"old")]
-
-
-def test_operations_that_onnx_lacks(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no operation in ONNX opset 17: Betainc"):
-        export_onnx(with_unknown_operation(), tmp_path / "a.onnx")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_runtime_that_refuses(model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise Exception("[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED")
-
-    monkeypatch.setattr(ort, "InferenceSession", refuse)
-    with pytest.raises(ValueError, match=r"ONNX Runtime does not run the file: .*NOT_IMPLEMENTED"):
-        export_onnx(model, tmp_path / "a.onnx")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_size_limit() -> None:
-    module.check_size(1_900_000_000)
-    with pytest.raises(ValueError, match=r"take 2\.79 GiB; an ONNX file holds at most 1\.98 GiB"):
-        module.check_size(3_000_000_000)
-
-
-@pytest.mark.parametrize("missing", ["tf2onnx", "onnx", "onnxruntime"])
-def test_missing_packages(model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-    monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=rf"{missing}.*pip install 'keras_resnext\[onnx\]'"):
-        export_onnx(model, tmp_path / "a.onnx")
-
-
-def test_another_backend_is_refused(model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(RuntimeError, match="KERAS_BACKEND=tensorflow"):
-        export_onnx(model, tmp_path / "a.onnx")
-
-
-def test_says_nothing(model: keras.Model, tmp_path: Path, capsys: Any, recwarn: Any) -> None:
-    loggers = [logging.getLogger(name) for name in (None, "tf2onnx", "tensorflow")]
-    levels, records = [logger.level for logger in loggers], []
-    handler = logging.Handler()
-    handler.emit = records.append  # type: ignore[method-assign]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-    try:
-        export_onnx(model, tmp_path / "a.onnx")
-        assert [logger.level for logger in loggers] == [logging.INFO] * 3
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.removeHandler(handler)
-            logger.setLevel(level)
-    assert [record.getMessage() for record in records] == []
-    # The one that the project's pytest settings ignore is Keras's own.
-    assert [str(w.message) for w in recwarn if not str(w.message).startswith("__array__ implementation")] == []
-    assert capsys.readouterr() == ("", "")

@@ -1,6 +1,5 @@
-"""What is exported runs without Keras, gives Keras's numbers, and appears whole or not at all."""
+"""What is exported runs without Keras and gives Keras's numbers."""
 
-import io
 import json
 import subprocess
 import sys
@@ -10,23 +9,25 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 
 from keras_resnext import ResNeXt, preprocess_input
 from keras_resnext.export import export_saved_model
 from keras_resnext.export.serving_session import SessionError, run_session
-from keras_resnext.preprocessing import load_image
+from tests.export.saved_model_material import (
+    CLASSES,
+    LABELS,
+    OPTIONS,
+    SIZE,
+    classify,
+    encoded,
+    keras_probabilities,
+    make_images,
+    small,
+)
 
 tf = pytest.importorskip("tensorflow")
 if keras.backend.backend() != "tensorflow":
     pytest.skip("export needs the TensorFlow backend", allow_module_level=True)
-
-SIZE, CLASSES = 16, 7
-LABELS = ["zero", "one", "zwei", "trois", "quattro", "cinco", "sześć"]
-OPTIONS: dict[str, Any] = {
-    "blocks": (1, 1, 1), "groups": 8, "base_channels": 8, "stem": "cifar", "stem_channels": 8,
-    "input_shape": (SIZE, SIZE, 3), "classes": CLASSES,
-}  # fmt: skip
 
 WITHOUT_KERAS = """
 import sys
@@ -38,54 +39,6 @@ outputs = loaded.signatures["serving_default"](images=tf.constant(images))
 assert sys.modules["keras"] is None and not any(name.startswith("keras.") for name in sys.modules)
 print(json.dumps(outputs["probabilities"].numpy().tolist()))
 """
-
-
-def small(**options: Any) -> keras.Model:
-    """A small network whose every weight and statistic is random."""
-    model = ResNeXt(**{**OPTIONS, **options})
-    rng = np.random.default_rng(0)
-    for variable in model.weights:
-        noise = rng.normal(0, 0.3, variable.shape)
-        variable.assign(np.abs(noise) + 0.5 if variable.path.endswith(("gamma", "variance")) else noise)
-    fc = model.get_layer("fc")
-    features = np.asarray(keras.Function(model.input, fc.input)(preprocess_input(make_images(4).astype("float32"))))
-    fc.kernel.assign(fc.kernel / features.std())  # no class near certainty, so that every score counts
-    return model
-
-
-def make_images(count: int, height: int = SIZE, width: int = SIZE) -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
-
-
-def encoded(original: Image.Image | np.ndarray, form: str, **options: Any) -> bytes:
-    image = original if isinstance(original, Image.Image) else Image.fromarray(original)
-    stream = io.BytesIO()
-    image.save(stream, form, **options)
-    return stream.getvalue()
-
-
-def keras_probabilities(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    return np.asarray(model(preprocess_input(images.astype("float32")), training=False))
-
-
-@pytest.fixture(scope="module")
-def model() -> keras.Model:
-    return small()
-
-
-@pytest.fixture(scope="module")
-def exported(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_saved_model(model, tmp_path_factory.mktemp("base") / "new" / "digits", labels=LABELS)
-
-
-@pytest.fixture(scope="module")
-def signatures(exported: Path) -> Any:
-    return tf.saved_model.load(str(exported)).signatures
-
-
-def classify(signatures: Any, *make_images: bytes) -> dict[str, np.ndarray]:
-    outputs = signatures["serving_bytes"](image_bytes=tf.constant(list(make_images), tf.string))
-    return {name: value.numpy() for name, value in outputs.items()}
 
 
 def test_loads_where_keras_is_not_there(model: keras.Model, exported: Path, tmp_path: Path) -> None:
@@ -214,74 +167,6 @@ def test_batch_size_is_free(model: keras.Model, signatures: Any, count: int) -> 
     ]
 
 
-def frames(first: np.ndarray) -> bytes:
-    return encoded(first, "GIF", save_all=True, append_images=[Image.fromarray(255 - first)])
-
-
-SAMPLE = make_images(1)[0]
-GREY = np.asarray(Image.fromarray(SAMPLE).convert("L"))
-SMOOTH = np.asarray(Image.fromarray(make_images(1, 4, 4)[0]).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
-DEEP = (np.random.default_rng(2).integers(0, 65536, (SIZE, SIZE))).astype(np.uint16)
-PALETTE = Image.fromarray(SAMPLE).quantize(200)
-
-
-@pytest.mark.parametrize(
-    ("data", "expected", "tolerance"),
-    [
-        pytest.param(encoded(SAMPLE, "PNG"), SAMPLE, 1e-5, id="png"),
-        pytest.param(encoded(GREY, "PNG"), GREY, 1e-5, id="grey png"),
-        pytest.param(encoded(np.dstack([SAMPLE, GREY]), "PNG"), SAMPLE, 1e-5, id="png with alpha"),
-        pytest.param(encoded(Image.fromarray(DEEP), "PNG"), (DEEP >> 8).astype(np.uint8), 1e-5, id="16-bit png"),
-        pytest.param(encoded(PALETTE, "PNG"), PALETTE.convert("RGB"), 1e-5, id="palette png"),
-        pytest.param(encoded(SAMPLE, "BMP"), SAMPLE, 1e-5, id="bmp"),
-        pytest.param(encoded(GREY, "BMP"), GREY, 1e-5, id="grey bmp"),
-        pytest.param(encoded(PALETTE, "BMP"), PALETTE.convert("RGB"), 1e-5, id="palette bmp"),
-        pytest.param(encoded(np.dstack([SAMPLE, GREY]), "BMP"), SAMPLE, 1e-5, id="bmp with alpha"),
-        pytest.param(encoded(PALETTE, "GIF"), PALETTE.convert("RGB"), 1e-5, id="gif"),
-        pytest.param(frames(GREY), GREY, 1e-5, id="moving gif"),
-        pytest.param(encoded(SMOOTH, "JPEG", quality=95), None, 1e-5, id="jpeg"),
-        pytest.param(encoded(SMOOTH, "JPEG", progressive=True), None, 1e-5, id="progressive jpeg"),
-        pytest.param(encoded(Image.fromarray(SMOOTH).convert("L"), "JPEG"), None, 1e-5, id="grey jpeg"),
-    ],
-)
-def test_formats(model: keras.Model, signatures: Any, data: bytes, expected: Any, tolerance: float) -> None:
-    image = Image.open(io.BytesIO(data)) if expected is None else expected
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    wanted = keras_probabilities(model, np.asarray(image.convert("RGB"))[None])
-    np.testing.assert_allclose(classify(signatures, data)["probabilities"], wanted, atol=tolerance)
-
-
-@pytest.mark.parametrize("size", [(SIZE, SIZE), (3, 5), (40, 31), (31, 40), (1, 1), (200, 16)])
-def test_resizes_as_load_image_does(size: tuple[int, int]) -> None:
-    from keras_resnext.export.image_decoding import decode_image
-
-    data = encoded(make_images(1, *size)[0], "PNG")
-    ours = decode_image(tf.constant(data), (SIZE, SIZE), SIZE).numpy()
-    assert np.abs(ours - load_image(data, SIZE)).max() <= 1
-    assert np.abs(ours - load_image(data, SIZE)).mean() < 0.4
-
-
-def test_crops_large_images_as_load_image_does() -> None:
-    from keras_resnext.export.image_decoding import decode_image
-
-    data = encoded(make_images(1, 301, 403)[0], "PNG")
-    ours = decode_image(tf.constant(data), (224, 224), 256).numpy()
-    assert np.abs(ours - load_image(data, 224)).max() <= 1
-    assert decode_image(tf.constant(data), (64, 200), 73).shape == (64, 200, 3)
-    assert decode_image(tf.constant(data), (200, 64), 73).shape == (200, 64, 3)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [b"", b"x", b"BM", encoded(SAMPLE, "PNG")[:60], b"\xff\xd8\xff", encoded(SMOOTH, "GIF")[:30], b"<svg/>",
-     encoded(GREY, "BMP")[:1000], encoded(PALETTE, "BMP")[:60]],
-)  # fmt: skip
-def test_broken_images_are_errors(signatures: Any, data: bytes) -> None:
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        classify(signatures, data)
-    classify(signatures, encoded(SAMPLE, "PNG"))
-
-
 def plain_grouped() -> keras.Model:
     image = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.Conv2D(8, 3, name="plain")(image)
@@ -297,22 +182,6 @@ def test_plain_grouped_convolutions_are_exported(tmp_path: Path) -> None:
     (answer,) = run_session(export_saved_model(plain, tmp_path), [("serving_default", {"images": images})])
     assert not isinstance(answer, SessionError), answer
     np.testing.assert_allclose(answer["probabilities"], keras_probabilities(plain, images), atol=1e-5)
-
-
-@keras.saving.register_keras_serializable(package="tests")
-class OwnConv2D(keras.layers.Conv2D):
-    """A subclass may compute anything, so it is left as it is."""
-
-
-def test_xla_functions_are_refused(tmp_path: Path) -> None:
-    image = keras.Input((SIZE, SIZE, 3))
-    x = OwnConv2D(8, 3, groups=4, name="own")(keras.layers.Conv2D(8, 1)(image))
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    model = keras.Model(image, keras.layers.Dense(3, activation="softmax")(x))
-    with pytest.raises(ValueError, match=r"own \(OwnConv2D, groups=4\)") as error:
-        export_saved_model(model, tmp_path / "a" / "b")
-    assert "GroupedConv2D" in str(error.value)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_shapes_are_errors_and_the_session_lives_on(model: keras.Model, exported: Path) -> None:
@@ -412,45 +281,6 @@ def test_networks_without_a_head_give_features(options: dict[str, Any], tmp_path
         export_saved_model(model, tmp_path, labels=["a"])
 
 
-def test_images_too_large_to_decode_are_errors(signatures: Any) -> None:
-    """Headers that promise 30,000 x 30,000 pixels: nothing is decoded."""
-    big = Image.new("L", (30_000, 30_000))
-    jpeg = bytearray(encoded(SMOOTH, "JPEG"))
-    start = jpeg.index(b"\xff\xc0") + 5
-    jpeg[start : start + 4] = (30_000).to_bytes(2, "big") * 2
-    bmp = bytearray(encoded(SAMPLE, "BMP"))
-    bmp[18:26] = (30_000).to_bytes(4, "little") * 2
-    gif = bytearray(encoded(PALETTE, "GIF"))
-    gif[6:10] = (30_000).to_bytes(2, "little") * 2
-    for data in (encoded(big, "PNG"), bytes(jpeg), bytes(bmp), bytes(gif)):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="an image of more than 178956970 pixels"):
-            classify(signatures, data)
-
-
-def test_images_too_narrow_to_resize_are_errors() -> None:
-    """One pixel wide and 70,000 high: a small file that would become 256 x 17,920,000."""
-    from keras_resnext.export.image_decoding import decode_image
-
-    data = encoded(Image.new("L", (1, 70_000)), "PNG")
-    with pytest.raises(tf.errors.InvalidArgumentError, match="so narrow that it has over 16777216 pixels"):
-        decode_image(tf.constant(data), (224, 224), 256)
-    with pytest.raises(ValueError, match="is too narrow: resized it would have"):
-        load_image(data, 224)
-    assert decode_image(tf.constant(encoded(Image.new("L", (2, 400)), "PNG")), (224, 224), 256).shape == (224, 224, 3)
-
-
-def test_an_export_that_computes_something_else_is_not_put_in_place(
-    model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from keras_resnext.export import prepared_model
-
-    real = prepared_model.expected_outputs
-    monkeypatch.setattr(prepared_model, "expected_outputs", lambda *a: real(*a) * 1.01)
-    with pytest.raises(ValueError, match="does not compute what the model does"):
-        export_saved_model(model, tmp_path / "base")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_saved_model_cli_shows_runs_and_scans(exported: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
     np.save(tmp_path / "images.npy", make_images(2).astype("float32"))
@@ -464,132 +294,6 @@ def test_saved_model_cli_shows_runs_and_scans(exported: Path, tmp_path: Path) ->
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert shown in done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_killed_midway_other_versions_stay_and_none_is_half(model: keras.Model, tmp_path: Path) -> None:
-    import signal
-    import time
-
-    base = tmp_path / "base"
-    first = export_saved_model(model, base)
-    before = json.loads((first / "manifest.json").read_text())["sha256"]
-    model.save(tmp_path / "m.keras")
-    code = f"""
-import keras, keras_resnext
-model = keras.saving.load_model({str(tmp_path / "m.keras")!r})
-print("ready", flush=True)
-while True:
-    keras_resnext.export.export_saved_model(model, {str(base)!r}, warmup=False)
-"""
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert running.stdout is not None
-        running.stdout.readline()
-        time.sleep(rng.uniform(0, 4))
-        running.send_signal(signal.SIGKILL)
-        running.wait()
-    for version in (folder for folder in base.iterdir() if folder.name.isdecimal()):
-        facts = json.loads((version / "manifest.json").read_text())
-        assert all((version / name).is_file() for name in facts["sha256"])
-        tf.saved_model.load(str(version))
-    assert json.loads((first / "manifest.json").read_text())["sha256"] == before
-
-
-def test_versions(model: keras.Model, tmp_path: Path) -> None:
-    (tmp_path / "7").mkdir()
-    (tmp_path / "notes").write_text("not a version")
-    assert export_saved_model(model, tmp_path) == tmp_path / "8"
-    with pytest.raises(FileExistsError, match="version=8 exists already"):
-        export_saved_model(model, tmp_path, version=8)
-    for version in (0, -1, True, 1.5, "2", 2**63):
-        with pytest.raises(ValueError, match=r"version=.* must be a positive integer"):
-            export_saved_model(model, tmp_path, version=version)  # type: ignore[arg-type]
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["7", "8", "notes"]
-
-
-def test_a_failure_leaves_nothing(model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        (next((tmp_path / "new" / "base").iterdir()) / "half").write_text("a file")
-        raise OSError("No space left on device")
-
-    real = tf.saved_model.save
-    monkeypatch.setattr(tf.saved_model, "save", lambda *a, **k: (real(*a, **k), fail()))
-    with pytest.raises(OSError, match="No space left"):
-        export_saved_model(model, tmp_path / "new" / "base")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_version_appears_whole(model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
-    seen = []
-    real = os.rename
-    monkeypatch.setattr(os, "rename", lambda a, b: (seen.append((Path(a), Path(b), Path(b).exists())), real(a, b)))
-    export_saved_model(model, tmp_path, version=3)
-    ((source, target, existed),) = [move for move in seen if move[1] == tmp_path / "3"]
-    assert source.parent == tmp_path
-    assert not source.name.isdecimal()
-    assert (target, existed) == (tmp_path / "3", False)
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (LABELS[:-1], "labels has 6 names; it must have 7"),
-        ("abcdefg", "must be a list of names"),
-        ([*LABELS[:-1], 6], "must be a list of names"),
-        ([*LABELS[:-1], "two\nlines"], "each one line"),
-        ([*LABELS[:-1], ""], "each one line"),
-    ],
-)
-def test_wrong_labels(model: keras.Model, tmp_path: Path, labels: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        export_saved_model(model, tmp_path / "base", labels=labels)
-    assert list(tmp_path.iterdir()) == []
-
-
-def two_inputs() -> keras.Model:
-    a, b = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
-    return keras.Model([a, b], keras.layers.Dense(2)(keras.layers.Flatten()(a + b)))
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: "resnext50", "must be a keras.Model; got str"),
-        (lambda: ResNeXt(**{**OPTIONS, "include_top": False, "out_indices": (0, 2)}), "must give one output"),
-        (lambda: ResNeXt(**{**OPTIONS, "input_shape": (16, 16, 1)}), r"must take one input \(None, height, width, 3\)"),
-        (two_inputs, "must take one input"),
-        (lambda: keras.Sequential([keras.layers.Dense(3)]), "has no known inputs"),
-    ],
-)
-def test_what_is_no_classifier_is_refused(tmp_path: Path, make: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        export_saved_model(make(), tmp_path / "base")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"image_size": 32}, r"image_size=32 must be \(16, 16\)"),
-        ({"image_size": 0}, "image_size=0 must be a positive integer"),
-        ({"image_size": (16, 16, 3)}, "image_size=.* must be"),
-        ({"resize_size": 8}, "resize_size=8 must be an integer of at least 16"),
-    ],
-)
-def test_wrong_sizes(model: keras.Model, tmp_path: Path, options: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        export_saved_model(model, tmp_path / "base", **options)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_another_backend_is_refused(model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(RuntimeError, match="KERAS_BACKEND=tensorflow"):
-        export_saved_model(model, tmp_path)
 
 
 def test_logits_become_probabilities_and_free_sizes_are_fixed(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
-"""A TFLite file computes what the model does, in its own runtime, at every quantization, or it is not written."""
+"""TFLite files compute what the model computes, in every quantization."""
 
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,12 +11,13 @@ import pytest
 from keras import layers
 from PIL import Image
 
-from keras_resnext import ResNeXt, preprocess_input
+from keras_resnext import preprocess_input
 from keras_resnext.digits import encode_png, held_out_split, load_digits
 from keras_resnext.export import export_tflite
 from keras_resnext.export.flatbuffer import count_operations
 from keras_resnext.export.report import expected_outputs
 from keras_resnext.runtimes.litert import load
+from tests.export.tflite_material import CLASSES, SIZE, make_images, small
 from tests.support import randomise, relative_error
 
 tf = pytest.importorskip("tensorflow")
@@ -25,12 +25,6 @@ litert = pytest.importorskip("ai_edge_litert.interpreter")
 if keras.backend.backend() != "tensorflow":
     pytest.skip("export needs the TensorFlow backend", allow_module_level=True)
 
-SIZE, CLASSES = 64, 10
-BLOCKS = (1, 1, 1, 1)
-OPTIONS: dict[str, Any] = {
-    "blocks": BLOCKS, "groups": 8, "width_per_group": 4, "input_shape": (SIZE, SIZE, 3), "classes": CLASSES,
-    "base_channels": 16, "stem_channels": 16,
-}  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "se": {"se_ratio": 16},
@@ -42,15 +36,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "caffe": {"style": "caffe"},
     "logits": {"classifier_activation": None},
 }
+
+
 CONVOLUTIONS = {"se": 17 + 8, "deep stem, avg_down": 17 + 2, "cifar": 1 + 3 * 4}  # the others: 1 + 4 blocks of 4
+
+
 QUANTIZATIONS = [None, "float16", "dynamic", "int8", "int16x8"]
+
+
 BY_CALIBRATION = ("int8", "int16x8")
+
+
 # Relative to the largest output: what these networks show, twice over.
 CLOSE = {None: 1e-5, "float16": 2e-3, "dynamic": 5e-2, "int8": 0.15, "int16x8": 2e-2}
-
-
-def small(**options: Any) -> keras.Model:
-    return randomise(ResNeXt(**{**OPTIONS, **options}))
 
 
 def foreign() -> keras.Model:
@@ -92,15 +90,6 @@ def sequential() -> keras.Model:
     )
 
 
-def make_images(count: int, size: int = SIZE, seed: int = 1) -> np.ndarray:
-    """Coarse and fine noise."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (count, size // 8, size // 8, 3)).repeat(8, 1).repeat(8, 2)
-    fine = rng.integers(0, 256, (count, size, size, 3))
-    share = rng.uniform(0, 1, (count, 1, 1, 1))
-    return (coarse * share + fine * (1 - share)).astype("float32")
-
-
 def calibration(quantization: str | None, size: int = SIZE) -> np.ndarray | None:
     return make_images(16, size, seed=2) if quantization in BY_CALIBRATION else None
 
@@ -121,17 +110,6 @@ def run(path: Path, images: np.ndarray, output: str = "probabilities", delegated
     interpreter.set_tensor(taken, images)
     interpreter.invoke()
     return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-
-
-@pytest.fixture(scope="module")
-def model() -> keras.Model:
-    return small()
-
-
-@pytest.fixture(scope="module")
-def tiny() -> keras.Model:
-    """For what only needs some model."""
-    return small(stem="cifar", blocks=(1,), num_stages=1, strides=(2,), dilations=(1,), input_shape=(16, 16, 3))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -181,17 +159,17 @@ def test_every_quantization(make: Any, quantization: str | None, tmp_path: Path)
     ]
 
 
-def test_quantization_makes_files_smaller(model: keras.Model, tmp_path: Path) -> None:
+def test_quantization_makes_files_smaller(tflite_model: keras.Model, tmp_path: Path) -> None:
     sizes = {
-        q: export_tflite(model, tmp_path / "model.tflite", quantization=q, calibration=calibration(q)).size
+        q: export_tflite(tflite_model, tmp_path / "model.tflite", quantization=q, calibration=calibration(q)).size
         for q in QUANTIZATIONS
     }
     assert sizes["float16"] < 0.52 * sizes[None]
     assert max(sizes["dynamic"], sizes["int8"], sizes["int16x8"]) < 0.32 * sizes[None]
 
 
-def test_weights_are_quantised_per_channel(model: keras.Model, tmp_path: Path) -> None:
-    report = export_tflite(model, tmp_path / "m.tflite", quantization="int8", calibration=calibration("int8"))
+def test_weights_are_quantised_per_channel(tflite_model: keras.Model, tmp_path: Path) -> None:
+    report = export_tflite(tflite_model, tmp_path / "m.tflite", quantization="int8", calibration=calibration("int8"))
     interpreter = litert.Interpreter(str(report.path))
     details = [d for d in interpreter.get_tensor_details() if d["dtype"] == np.int8 and len(d["shape"]) == 4]
     scales = [(d["quantization_parameters"]["scales"], d["shape"][0]) for d in details]
@@ -209,10 +187,10 @@ def test_sequential_with_logits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("io_type", ["uint8", "int8"])
-def test_integer_input_is_the_image_itself(model: keras.Model, io_type: str, tmp_path: Path) -> None:
+def test_integer_input_is_the_image_itself(tflite_model: keras.Model, io_type: str, tmp_path: Path) -> None:
     narrow = calibration("int8") * 0.5 + 60  # type: ignore[operator]  # the input's range is 0..255 nevertheless
     path = tmp_path / "model.tflite"
-    export_tflite(model, path, quantization="int8", calibration=narrow, io_type=io_type, tolerance=0.5)
+    export_tflite(tflite_model, path, quantization="int8", calibration=narrow, io_type=io_type, tolerance=0.5)
     interpreter = litert.Interpreter(str(path))
     taken, given = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     zero = {"uint8": 0, "int8": -128}[io_type]
@@ -222,7 +200,7 @@ def test_integer_input_is_the_image_itself(model: keras.Model, io_type: str, tmp
     images = (make_images(3) * 0.5 + 60).astype("uint8")
     outputs = run(path, (images.astype("int16") + zero).astype(io_type))
     actual = (outputs.astype("float32") - zero) / 256
-    assert relative_error(actual, expected_outputs(model, images.astype("float32"))) < CLOSE["int8"]
+    assert relative_error(actual, expected_outputs(tflite_model, images.astype("float32"))) < CLOSE["int8"]
 
 
 def test_int16_input(tiny: keras.Model, tmp_path: Path) -> None:
@@ -313,156 +291,6 @@ def test_at_most_300_images_calibrate(tiny: keras.Model, tmp_path: Path, monkeyp
     for given in (301, 300, 950):
         export_tflite(tiny, tmp_path / "m.tflite", quantization="int8", calibration=make_images(given, 16), tolerance=1)
     assert [t for i, t in enumerate(taken) if i == 0 or t != taken[i - 1]] == [151, 300, 238]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"quantization": "int4"}, r"quantization='int4' must be one of None, 'float16', 'dynamic', 'int8', 'int16x8'"),
-        ({"io_type": "uint8"}, "io_type='uint8' must be one of float32 for quantization=None"),
-        ({"quantization": "dynamic", "io_type": "int8"}, "io_type='int8' must be one of float32 for"),
-        ({"quantization": "int8", "io_type": "int16"}, "must be one of float32, int8, uint8 for quantization='int8'"),
-        ({"quantization": "int16x8", "io_type": "uint8"}, "must be one of float32, int16 for"),
-        ({"quantization": "int8"}, "quantization='int8' needs calibration"),
-        ({"quantization": "int16x8"}, "quantization='int16x8' needs calibration"),
-        ({"calibration": make_images(2, 16)}, "calibration is for int8 and int16x8, not for quantization=None"),
-        ({"batch_size": 0}, "batch_size=0 must be a positive integer"),
-        ({"batch_size": True}, "batch_size=True must be a positive integer"),
-        ({"tolerance": -1}, "tolerance=-1 must not be negative"),
-        ({"tolerance": float("nan")}, "tolerance=nan must not be negative"),
-        ({"image_size": 32}, r"image_size=32 must be \(16, 16\), which model=.* fixes"),
-        ({"images": ["nowhere.png"]}, "nowhere.png"),
-        ({"quantization": "int8", "calibration": []}, r"calibration=\[\] is empty"),
-        ({"quantization": "int8", "calibration": 3}, "must be a folder of images, a list of paths, or an array"),
-        ({"quantization": "int8", "calibration": [b"x"]}, "must be a folder of images, a list of paths, or an array"),
-        ({"quantization": "int8", "calibration": "nowhere"}, "calibration='nowhere': there is no such folder"),
-        ({"quantization": "int8", "calibration": ["nowhere.png"]}, "nowhere.png"),
-        ({"quantization": "int8", "calibration": make_images(2, 24)}, r"shape \(2, 24, 24, 3\).*\(n, 16, 16, 3\)"),
-        ({"quantization": "int8", "calibration": make_images(0, 16)}, r"shape \(0, 16, 16, 3\)"),
-        ({"quantization": "int8", "calibration": make_images(2, 16).astype(str)}, "type <U"),
-        ({"quantization": "int8", "calibration": make_images(2, 16) / 255}, "values from .* RGB on 0..255"),
-        ({"quantization": "int8", "calibration": make_images(2, 16) - 128}, "values from -.* RGB on 0..255"),
-        ({"quantization": "int8", "calibration": make_images(2, 16) * np.nan}, "values from nan"),
-    ],
-)  # fmt: skip
-def test_wrong_arguments(tiny: keras.Model, options: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        export_tflite(tiny, tmp_path / "model.tflite", **options)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_calibration_folders_without_images(tiny: keras.Model, tmp_path: Path) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    with pytest.raises(ValueError, match=r"calibration=.*images.* is empty"):
-        export_tflite(tiny, tmp_path / "m.tflite", quantization="int8", calibration=folder)
-    for i in range(3):
-        (folder / f"{i}.jpg").write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"holds no readable image among 3 files: .*0\.jpg"):
-        export_tflite(tiny, tmp_path / "m.tflite", quantization="int8", calibration=folder)
-    assert [file.name for file in tmp_path.iterdir()] == ["images"]
-
-
-def test_wrong_paths(tiny: keras.Model, tmp_path: Path) -> None:
-    for name in ("model.h5", "tflite", ".tflite"):
-        with pytest.raises(ValueError, match=r"must be a file that ends in \.tflite"):
-            export_tflite(tiny, tmp_path / name)
-    (tmp_path / "folder.tflite").mkdir()
-    with pytest.raises(ValueError, match=r"must be a file that ends in \.tflite"):
-        export_tflite(tiny, tmp_path / "folder.tflite")
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing"):
-        export_tflite(tiny, tmp_path / "missing" / "model.tflite")
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: "resnext50", "must be a keras.Model; got str"),
-        (lambda: keras.Sequential([layers.Dense(3)]), "has no known inputs"),
-        (lambda: small(input_shape=(SIZE, SIZE, 1)), "must take one input"),
-        (lambda: small(include_top=False, out_indices=(0, 2)), "must give one output"),
-    ],
-)
-def test_what_is_no_such_model(make: Any, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        export_tflite(make(), tmp_path / "model.tflite")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_another_backend_is_refused(tiny: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(RuntimeError, match="KERAS_BACKEND=tensorflow"):
-        export_tflite(tiny, tmp_path / "model.tflite")
-
-
-class Odd(layers.Layer):
-    def call(self, inputs: Any) -> Any:
-        return tf.math.bessel_i0e(inputs)
-
-
-def odd_model() -> keras.Model:
-    image = keras.Input((16, 16, 3))
-    x = layers.GlobalAveragePooling2D()(Odd(name="odd_one")(layers.Conv2D(4, 3)(image)))
-    return keras.Model(image, layers.Dense(3, activation="softmax")(x), name="odd")
-
-
-def test_operations_that_tflite_lacks_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"model='odd' .* TFLite, which lacks BesselI0e \(.*odd_one.*\)"):
-        export_tflite(odd_model(), tmp_path / "model.tflite")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_custom_operations_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A converter that lets them through, as with SELECT_TF_OPS or custom ones allowed, is not enough."""
-    real = tf.lite.TFLiteConverter.from_concrete_functions
-
-    def lenient(*args: Any) -> Any:
-        converter = real(*args)
-        converter.allow_custom_ops = True
-        return converter
-
-    monkeypatch.setattr(tf.lite.TFLiteConverter, "from_concrete_functions", lenient)
-    with pytest.raises(ValueError, match="needs operations that are not TFLite's own: custom BesselI0e"):
-        export_tflite(odd_model(), tmp_path / "model.tflite")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_split_convolutions_are_refused(tiny: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from keras_resnext.export import tflite
-
-    counted = Counter({"CONV_2D": 40})
-    monkeypatch.setattr(tflite, "count_operations", lambda content: counted)
-    with pytest.raises(ValueError, match="has 5 convolutions, and its TFLite file 40: some were split"):
-        export_tflite(tiny, tmp_path / "model.tflite")
-
-
-def test_what_differs_is_not_put_in_place(model: keras.Model, tmp_path: Path) -> None:
-    path = tmp_path / "model.tflite"
-    path.write_text("the old one")
-    with pytest.raises(ValueError, match="does not compute what the model does"):
-        export_tflite(model, path, quantization="dynamic", tolerance=1e-6)
-    assert path.read_text() == "the old one"
-    assert os.listdir(tmp_path) == ["model.tflite"]
-
-
-@pytest.mark.parametrize("moment", ["fsync", "replace"])
-def test_a_failure_keeps_the_old_file(
-    tiny: keras.Model, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "model.tflite"
-    path.write_text("the old one")
-    seen = []
-
-    def fail(*args: Any) -> None:
-        seen.extend(sorted(os.listdir(tmp_path)))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, moment, fail)
-    with pytest.raises(KeyboardInterrupt):
-        export_tflite(tiny, path)
-    assert len(seen) == 2  # the new one lay beside it
-    assert path.read_text() == "the old one"
-    assert os.listdir(tmp_path) == ["model.tflite"]
 
 
 def test_the_model_stays_as_it_is(tiny: keras.Model, tmp_path: Path) -> None:
