@@ -125,7 +125,7 @@ def decode_predictions(
 
     Args:
         predictions: (batch, classes) scores or logits.
-        top: how many classes a row, at most as many as there are.
+        top: how many classes a row; with labels, no more than there are.
         labels: one name a class; default ImageNet's 1000.
 
     Returns:
@@ -145,7 +145,7 @@ def decode_predictions(
         raise ValueError(f"predictions must have shape (batch, classes); got {scores.shape}")
     count = scores.shape[1]
     classes = _imagenet_classes() if labels is None else [(name, name) for name in class_names(labels, count)]
-    if not isinstance(top, int) or not 1 <= top <= count:
+    if not isinstance(top, int) or top < 1 or (labels is None and top > count):
         raise ValueError(f"top={top!r} must lie in 1..{count}")
     return [
         [(*classes[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]]

@@ -36,7 +36,8 @@ def read_folders(root: Path, expected: tuple[str, ...] | None) -> Listing:
         files += images
         labels += [names.index(name)] * len(images)
     if skipped:
-        kinds = ", ".join(f"{suffix or 'without a suffix'} ({count})" for suffix, count in skipped.most_common(8))
+        counts = sorted(skipped.items(), key=lambda item: (-item[1], item[0] or "~"))
+        kinds = ", ".join(f"{suffix or 'without a suffix'} ({count})" for suffix, count in counts[:8])
         warnings.warn(
             f"data={str(root)!r}: {skipped.total()} files are not images and are skipped: {kinds}", stacklevel=4
         )

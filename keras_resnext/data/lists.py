@@ -62,7 +62,7 @@ def _check_single(texts: Sequence[str], path: Path) -> None:
     """An image with several labels must not become one of a class of its own."""
     known = set(texts)
     for row, text in enumerate(texts, start=1):
-        parts = [part for part in re.split(r"[\s,;|]+", text.strip("[]")) if part]
+        parts = [part for part in re.split(r"[\s,;|\[\]'\"]+", text) if part]
         if len(parts) > 1 and text not in parts and all(part in known for part in parts):
             raise ValueError(f"data={str(path)!r}: row {row} has several labels, {text!r}; it must have one")
 
