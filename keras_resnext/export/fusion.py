@@ -47,7 +47,7 @@ def fuse(model: keras.Model, target: str = "portable") -> keras.Model:
             `fastest_lowering` finds to be faster on this machine; both run everywhere.
 
     Raises:
-        ValueError: an unknown target, or a model that is not functional.
+        ValueError: an unknown target, a model that is not functional, or one that Keras has quantized.
         RuntimeError: Keras runs on another backend than TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
@@ -60,6 +60,11 @@ def fuse(model: keras.Model, target: str = "portable") -> keras.Model:
         raise ValueError(f"model must be a keras.Model; got {type(model).__name__}")
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         raise ValueError(f"model={model.name!r} has no known inputs: it must be functional, or a built Sequential")
+    if quantized := [layer.name for layer in model._flatten_layers() if getattr(layer, "quantization_mode", None)]:
+        raise ValueError(
+            f"model={model.name!r} was quantized by Keras ({', '.join(quantized[:3])}); export the model as it was "
+            "before quantize(), to TFLite with quantization='int8' for integers"
+        )
     if isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     lowering = fastest_lowering() if target == "cpu" else LOWERINGS[target]

@@ -41,6 +41,7 @@ class ExportOptions:
         "Images",
         "An image on which model and export are compared; repeat for more.",
         type=list[Path] | None,
+        metavar="PATH",
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from keras_resnext import ResNeXt
+from keras_resnext.classifier import open_classifier
 from keras_resnext.export import export_saved_model
-from tests.export.saved_model_material import LABELS, OPTIONS, SIZE
+from tests.export.saved_model_material import LABELS, OPTIONS, SIZE, keras_probabilities, make_images, small
 
 tf = pytest.importorskip("tensorflow")
 if keras.backend.backend() != "tensorflow":
@@ -171,3 +173,22 @@ def test_another_backend_is_refused(model: keras.Model, tmp_path: Path, monkeypa
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError, match="KERAS_BACKEND=tensorflow"):
         export_saved_model(model, tmp_path)
+
+
+def test_models_with_lora_are_exported_and_quantized_ones_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    model = small()
+    head = model.get_layer("fc")
+    head.enable_lora(2)
+    head.lora_kernel_b.assign(rng.normal(size=head.lora_kernel_b.shape))
+    images = make_images(3)
+    export_saved_model(model, tmp_path / "lora")
+    scores = open_classifier(tmp_path / "lora").scores(images)
+    np.testing.assert_allclose(scores, keras_probabilities(model, images), atol=1e-5)
+    model = small()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras says of most layers that they cannot be quantized
+        model.quantize("int8")
+    with pytest.raises(ValueError, match=r"was quantized by Keras \(fc\); export the model as it was before quantize"):
+        export_saved_model(model, tmp_path / "quantized")
+    assert not (tmp_path / "quantized").exists()
