@@ -5,7 +5,7 @@ from typing import Any
 Tensor = Any
 
 _READ = 1 << 17  # bytes from the beginning: EXIF stands in one of the first segments, each of at most 65,535 bytes
-_MOST_SEGMENTS, _MOST_ENTRIES = 16, 64
+_MOST_SEGMENTS, _MOST_ENTRIES = 64, 64
 
 
 def read_orientation(data: Tensor) -> Tensor:
@@ -30,17 +30,21 @@ def read_orientation(data: Tensor) -> Tensor:
         marker = word(place)
         return (marker > 0xFF00) & (marker != 0xFFDA) & ~is_exif(place) & (place < last)
 
-    place = tf.while_loop(
-        goes_on, lambda place: [place + 2 + tf.maximum(word(place + 2), 2)], [tf.constant(2)],
-        maximum_iterations=_MOST_SEGMENTS,
-    )[0]  # fmt: skip
+    def following(place: Tensor) -> list[Tensor]:
+        is_fill = word(place) == 0xFFFF  # a marker may have any number of these before it
+        return [tf.where(is_fill, place + 1, place + 2 + tf.maximum(word(place + 2), 2))]
+
+    place = tf.while_loop(goes_on, following, [tf.constant(2)], maximum_iterations=_MOST_SEGMENTS)[0]
     tiff = place + 10
     little = word(tiff) == 0x4949  # "II"; "MM" begins with the high byte
+    is_tiff = (little | (word(tiff) == 0x4D4D)) & (word(tiff + 2, little) == 42)
     directory = tiff + word(tiff + tf.where(little, 4, 6), little)
     count = tf.minimum(word(directory, little), _MOST_ENTRIES)
     entries = directory + 2 + 12 * tf.range(_MOST_ENTRIES)
-    wanted = (word(entries, little) == 0x0112) & (tf.range(_MOST_ENTRIES) < count) & is_exif(place)
-    value = tf.reduce_max(tf.where(wanted, word(entries + 8, little), 0))
+    wanted = (word(entries, little) == 0x0112) & (tf.range(_MOST_ENTRIES) < count) & is_exif(place) & is_tiff
+    is_long = word(entries + 2, little) == 4  # of four bytes, the last two of which count in big-endian files
+    values = tf.where(is_long & ~little, word(entries + 10, little), word(entries + 8, little))
+    value = tf.reduce_max(tf.where(wanted, values, 0))
     return tf.where((word(tf.constant(0)) == 0xFFD8) & (value >= 1) & (value <= 8), value, 1)
 
 

@@ -20,8 +20,7 @@ def decode_image(data: Tensor, size: tuple[int, int], resize: int, interpolation
     import tensorflow as tf
 
     def jpeg() -> Tensor:
-        pixels = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")  # as Pillow and torchvision decode
-        return turn_upright(pixels, read_orientation(data))
+        return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")  # as Pillow and torchvision decode
 
     def other() -> Tensor:
         pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
@@ -32,7 +31,10 @@ def decode_image(data: Tensor, size: tuple[int, int], resize: int, interpolation
     with tf.control_dependencies([_check_pixels(data)]):
         pixels = tf.cond(tf.io.is_jpeg(data), jpeg, other)
     pixels.set_shape((None, None, 3))
-    height, width = tf.unstack(tf.cast(tf.shape(pixels)[:2], tf.int64))
+    # The image is turned once it is small: of 12 megapixels that takes 90 ms, of what is left of them nothing.
+    orientation = read_orientation(data)
+    stored = tf.cast(tf.shape(pixels)[:2], tf.int64)
+    height, width = tf.unstack(tf.where(orientation >= 5, stored[::-1], stored))
     new_height, new_width = max(resize, size[0]), max(resize, size[1])
     tall = height * new_width >= width * new_height
     target = tf.where(
@@ -46,10 +48,10 @@ def decode_image(data: Tensor, size: tuple[int, int], resize: int, interpolation
     )
     with tf.control_dependencies([narrow]):
         target = tf.cast(target, tf.int32)
-    resized = tf.image.resize(pixels, target, interpolation, antialias=True)
+    resized = tf.image.resize(pixels, tf.where(orientation >= 5, target[::-1], target), interpolation, antialias=True)
     # Images have whole values: rounding makes four pixels of five equal to Pillow's, and nearly none differs by more
     # than 1. Pillow rounds between rows and columns too: that made 99 % equal here, and took up to five times as long.
-    resized = tf.clip_by_value(tf.round(resized), 0.0, 255.0)
+    resized = turn_upright(tf.clip_by_value(tf.round(resized), 0.0, 255.0), orientation)
     top, left = tf.unstack(tf.cast(tf.round(tf.cast(target - size, tf.float32) / 2), tf.int32))
     return tf.ensure_shape(resized[top : top + size[0], left : left + size[1]], (*size, 3))
 

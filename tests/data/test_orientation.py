@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from keras_resnext.data.augment import DRAWS
 from keras_resnext.data.augmentation import Augmentation
 from keras_resnext.data.crops import crop_image
 from keras_resnext.data.tf_orientation import read_orientation
+from keras_resnext.data.transforms import DRAWS
 from keras_resnext.export.image_decoding import decode_image
 from keras_resnext.preprocessing import load_image
 
@@ -79,6 +79,41 @@ def test_exported_graphs(orientation, options):
     assert read_orientation(tf.constant(data)) == orientation
     run = tf.function(lambda data: decode_image(data, (24, 32), 32))
     assert np.abs(run(tf.constant(data)).numpy() - load_image(data, (24, 32), resize=32)).mean() < 1
+
+
+def with_exif(tiff, before=b""):
+    """A JPEG file with these bytes as its EXIF, behind other segments."""
+    exif = b"Exif\0\0" + tiff
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    plain = io.BytesIO()
+    Image.new("RGB", (60, 40)).save(plain, "JPEG")
+    return b"\xff\xd8" + before + segment + plain.getvalue()[2:]
+
+
+def directory(order, kind, value, mark=None, magic=42):
+    number = {"II": "little", "MM": "big"}[order]
+    entry = (0x0112).to_bytes(2, number) + kind.to_bytes(2, number) + (1).to_bytes(4, number)
+    entry += value.to_bytes(2, number) + b"\0\0" if kind == 3 else value.to_bytes(4, number)
+    head = (mark or order).encode() + magic.to_bytes(2, number) + (8).to_bytes(4, number)
+    return head + (1).to_bytes(2, number) + entry + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        *((with_exif(directory(order, kind, 6)), 6) for order in ("II", "MM") for kind in (3, 4)),
+        (with_exif(directory("MM", 3, 6), b"\xff\xff\xff"), 6),
+        (with_exif(directory("MM", 3, 6), b"\xff\xfe\0\x04xx" * 20), 6),
+        (with_exif(directory("II", 3, 6, mark="XX")), 1),
+        (with_exif(directory("II", 3, 6, magic=7)), 1),
+        (with_exif(directory("II", 3, 9)), 1),
+        (with_exif(directory("II", 3, 0)), 1),
+    ],
+)
+def test_headers_are_read_as_pillow_reads_them(data, expected):
+    assert read_orientation(tf.constant(data)) == expected
+    assert load_image(data, 40, resize=40).shape == (40, 40, 3)
+    assert upright(data).size == ((40, 60) if expected == 6 else (60, 40))
 
 
 @pytest.mark.parametrize(
