@@ -10,16 +10,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from .lowerings import (
-    LOWERINGS,
-    Pair,
-    Tensor,
-    dense_convolution,
-    grouped_tensorflow,
-    merged,
-    resolve_lowering,
-    tensorflow_on_cpu,
-)
+from . import lowerings  # as a module: it may be the one that is importing Keras, and so these layers
+
+Tensor = Any
+Pair = tuple[int, int]
 
 
 @keras.saving.register_keras_serializable(package="keras_resnext")
@@ -52,8 +46,8 @@ class GroupedConv2D(keras.layers.Conv2D):
         lowering: str = "auto",
         **kwargs: Any,
     ) -> None:
-        if lowering not in LOWERINGS:
-            raise ValueError(f"lowering={lowering!r} is unknown; choose one of {', '.join(LOWERINGS)}")
+        if lowering not in lowerings.LOWERINGS:
+            raise ValueError(f"lowering={lowering!r} is unknown; choose one of {', '.join(lowerings.LOWERINGS)}")
         # Conv2D refuses strides together with dilation, though every backend can do it: the strides are set afterwards.
         super().__init__(
             filters,
@@ -67,7 +61,7 @@ class GroupedConv2D(keras.layers.Conv2D):
         self.strides = _pair(strides, "strides")
         self.lowering = lowering
         # Keras compiles a model with XLA when every layer says that it gains. On CPU, TensorFlow's XLA loses.
-        self.supports_jit = not tensorflow_on_cpu()
+        self.supports_jit = not lowerings.tensorflow_on_cpu()
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         kernel = ops.convert_to_tensor(kernel)
@@ -79,17 +73,17 @@ class GroupedConv2D(keras.layers.Conv2D):
 
     def _convolve(self, inputs: Tensor, kernel: Tensor, data_format: str) -> Tensor:
         def convolve(x: Tensor, k: Tensor) -> Tensor:
-            return dense_convolution(x, k, self.strides, self.padding, self.dilation_rate, data_format)
+            return lowerings.dense_convolution(x, k, self.strides, self.padding, self.dilation_rate, data_format)
 
         def merge(x: Tensor, k: Tensor) -> Tensor:
-            return merged(x, k, self.groups, -1 if data_format == "channels_last" else 1, convolve)
+            return lowerings.merged(x, k, self.groups, -1 if data_format == "channels_last" else 1, convolve)
 
         if self.groups == 1:
             return convolve(inputs, kernel)
-        if resolve_lowering(self.lowering, self.groups) == "merged":
+        if lowerings.resolve_lowering(self.lowering, self.groups) == "merged":
             return merge(inputs, kernel)
         if keras.backend.backend() == "tensorflow":
-            return grouped_tensorflow(inputs, kernel, self.strides, self.padding, self.dilation_rate, merge)
+            return lowerings.grouped_tensorflow(inputs, kernel, self.strides, self.padding, self.dilation_rate, merge)
         return convolve(inputs, kernel)
 
     def get_config(self) -> dict[str, Any]:
