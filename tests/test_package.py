@@ -158,6 +158,11 @@ def test_no_module_imports_itself_in_a_circle():
         raise AssertionError(f"a circle: {' -> '.join(error.args[1])}") from None
 
 
+def test_file_names_do_not_repeat():
+    names = [path.name for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def test_modules_are_small():
     sizes = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert not {name: size for name, size in sizes.items() if size > 300}

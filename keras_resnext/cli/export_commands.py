@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..export.options import LiteRTOptions, ONNXOptions, SavedModelOptions
+from ..export.export_options import LiteRTOptions, ONNXOptions, SavedModelOptions
 from .application import MODELS, Model, app, load_framework, printable
 from .from_fields import Changes, from_fields
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ..data.augmentation import Augmentation
-from ..training.options import ImageOptions, NetworkOptions, ProcessOptions, RunOptions, TrainOptions
 from ..training.recipes import Recipe
+from ..training.train_options import ImageOptions, NetworkOptions, ProcessOptions, RunOptions, TrainOptions
 from .application import TRAINING, Data, app, load_framework, tell
 from .from_fields import Changes, from_fields
 

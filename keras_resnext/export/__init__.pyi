@@ -1,8 +1,8 @@
+from .export_options import LiteRTOptions as LiteRTOptions
+from .export_options import ONNXOptions as ONNXOptions
+from .export_options import SavedModelOptions as SavedModelOptions
 from .fusion import fuse as fuse
 from .onnx import export_onnx as export_onnx
-from .options import LiteRTOptions as LiteRTOptions
-from .options import ONNXOptions as ONNXOptions
-from .options import SavedModelOptions as SavedModelOptions
 from .report import ExportReport as ExportReport
 from .saved_model import export_saved_model as export_saved_model
 from .saved_model import export_version as export_version

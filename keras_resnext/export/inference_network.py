@@ -6,8 +6,8 @@ import keras
 
 from ..network.input_preprocessing import get_preprocessing
 from ..runtimes.keras_model import check_classifier, check_images, last_activation, output_kind
+from .export_options import is_positive
 from .fusion import fuse
-from .options import is_positive
 
 Tensor = Any
 

@@ -15,8 +15,8 @@ from keras import ops
 
 from ..files import placed_whole
 from ..runtimes.onnx_run import INSTALL, open_session
+from .export_options import ONNXOptions, takes
 from .onnx_graph import simplify
-from .options import ONNXOptions, takes
 from .prepared_model import prepare
 from .report import ExportReport, compare
 

@@ -11,8 +11,8 @@ import numpy as np
 from ..labels import class_names
 from ..preprocessing import Preprocessing
 from ..runtimes.keras_model import image_input, output_kind
+from .export_options import is_positive
 from .inference_network import build_network, classes_of, read_image_size
-from .options import is_positive
 from .report import expected_outputs, sample_images
 
 

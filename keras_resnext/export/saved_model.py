@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from ..runtimes.saved_model_run import load_run
-from .options import LiteRTOptions, SavedModelOptions, takes
+from .export_options import LiteRTOptions, SavedModelOptions, takes
 from .prepared_model import PreparedModel, prepare
 from .report import ExportReport, compare, hash_files
 from .saved_graph import write_graph

@@ -13,8 +13,8 @@ import numpy as np
 from ..files import placed_whole
 from ..runtimes.litert import load
 from .calibration import evenly, load_calibration
+from .export_options import IO_TYPES, LiteRTOptions, takes
 from .flatbuffer import count_operations, rename_tensors
-from .options import IO_TYPES, LiteRTOptions, takes
 from .prepared_model import PreparedModel, prepare
 from .report import DIGITS, RANDOM, ExportReport, compare
 

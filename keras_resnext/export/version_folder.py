@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .options import MAX_VERSION
+from .export_options import MAX_VERSION
 
 GRAPH = "saved_model.pb"
 MANIFEST = "manifest.json"

@@ -1,6 +1,6 @@
-from .options import RunOptions as RunOptions
 from .recipes import RECIPES as RECIPES
 from .recipes import Recipe as Recipe
 from .recipes import find_recipe as find_recipe
 from .run import TrainingResult as TrainingResult
 from .run import train as train
+from .train_options import RunOptions as RunOptions

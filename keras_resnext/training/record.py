@@ -14,11 +14,11 @@ import numpy as np
 
 from ..data import Listing
 from . import distribution
-from .options import RunOptions
 from .recipes import Recipe
 from .session import CHECKPOINT, RUN
 from .state import SavedState
 from .step import compiles_by_xla
+from .train_options import RunOptions
 
 # What a run is resumed by the same of.
 COMPARED = ("arguments", "recipe", "seed", "data", "backend", "policy", "validation_size")

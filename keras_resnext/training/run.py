@@ -17,13 +17,13 @@ from ..network.input_preprocessing import get_preprocessing
 from ..runtimes.keras_model import check_classifier
 from . import distribution
 from .failures import explain_failure
-from .options import RunOptions
 from .recipes import Recipe
 from .record import describe_run, find_changes, find_checkpoint
 from .session import BOARD, CHECKPOINT, CURVES, HISTORY, LABELS, LAST, RUN, Session, write
 from .state import TrainingDivergedError
 from .step import gives_logits
 from .tensorboard import open_board
+from .train_options import RunOptions
 
 BACKENDS = ("tensorflow", "jax")
 

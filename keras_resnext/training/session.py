@@ -19,10 +19,10 @@ from ..weights.keras_files import save_keras
 from . import distribution
 from .callbacks import Guard, MovingAverage, ProgressBar
 from .curves import draw_history
-from .options import RunOptions
 from .recipes import Recipe
 from .state import SavedState, TrainingDivergedError, find_not_finite, save_state
 from .step import compile_model
+from .train_options import RunOptions
 
 CHECKPOINT, RUN, HISTORY, CURVES = "checkpoint.npz", "run.json", "history.csv", "curves.png"
 LAST, LABELS, BOARD = "last.keras", "labels.txt", "tensorboard"

@@ -18,8 +18,8 @@ from ..preprocessing import Preprocessing
 from .curves import draw_batch, draw_schedule
 from .distribution import has_gpu
 from .optimizers import make_schedule
-from .options import ImageOptions, NetworkOptions
 from .recipes import Recipe, find_recipe
+from .train_options import ImageOptions, NetworkOptions
 
 HELD_OUT = 0.1
 

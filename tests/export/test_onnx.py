@@ -12,7 +12,7 @@ from keras import layers
 
 from keras_resnext import preprocess_input
 from keras_resnext.export import ExportReport, export_onnx
-from keras_resnext.export.options import OPSETS
+from keras_resnext.export.export_options import OPSETS
 from tests.export.onnx_material import CLASSES, FEATURES, GROUPS, SIZE, make_images, small, spread
 from tests.support import randomise, relative_error
 

@@ -6,8 +6,8 @@ from rich.console import Console
 from keras_resnext import ResNeXt
 from keras_resnext.data import Plan
 from keras_resnext.training import session
-from keras_resnext.training.options import RunOptions
 from keras_resnext.training.recipes import find_recipe
+from keras_resnext.training.train_options import RunOptions
 
 QUIET = Console(quiet=True)
 SMALL = ("--model", "resnext29_8x64d", "--option", "blocks=[1,1]", "--option", "strides=[2,2]")
