@@ -116,7 +116,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _PNG = b"\x89PNG\r\n\x1a\n"
-_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+# Texts and the colour profile, which changes nothing here: Pillow refuses those that are large once unpacked.
+_UNREAD_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 
 @cache
@@ -131,20 +132,19 @@ def image_suffixes() -> tuple[str, ...]:
 
 @contextmanager
 def open_image(source: str | os.PathLike[str] | bytes) -> Iterator[Image.Image]:
-    """Opens an image with Pillow, without the texts in a PNG file, of which Pillow takes a limited amount."""
-    data = source
-    if not isinstance(data, bytes):
-        with open(data, "rb") as file:
-            data = file.read()
-    with Image.open(io.BytesIO(_without_texts(data) if data.startswith(_PNG) else data)) as image:
-        yield image
+    """Opens an image with Pillow; a PNG file without what Pillow takes a limited amount of, texts and colour profile."""
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+        is_png = file.read(len(_PNG)) == _PNG
+        file.seek(0)
+        with Image.open(io.BytesIO(_without_extras(file.read())) if is_png else file) as image:
+            yield image
 
 
-def _without_texts(png: bytes) -> bytes:
+def _without_extras(png: bytes) -> bytes:
     kept, start = [png[: len(_PNG)]], len(_PNG)
     while start < len(png):
         end = start + 12 + int.from_bytes(png[start : start + 4], "big")
-        if png[start + 4 : start + 8] not in _TEXT_CHUNKS:
+        if png[start + 4 : start + 8] not in _UNREAD_CHUNKS:
             kept.append(png[start:end])
         start = end
     return b"".join(kept)
@@ -174,8 +174,11 @@ def to_rgb(image: Image.Image, exif: bool = True) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+    exif = Image.Exif()
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        # Not `getexif`, which looks into XMP too: exported graphs and browsers do not.
+        exif.load(image.info.get("exif") or b"")
+        return int(exif.get(_ORIENTATION, 1))
     except Exception:  # damaged EXIF raises anything at all, and the image is still one
         return 1
 

@@ -13,15 +13,14 @@ MAX_PIXELS = 178_956_970  # Pillow's own bound for what may be a decompression b
 def decode_image(data: Tensor, size: tuple[int, int], resize: int, interpolation: str = "bilinear") -> Tensor:
     """Bytes of one image to float32 (height, width, 3), RGB 0..255, in TensorFlow operations.
 
-    A JPEG is turned upright as its EXIF orientation says. The image is scaled to cover `size` with its shorter side
-    `resize` long, then cropped in the centre, with torchvision's rounding. Alpha is dropped, 16 bits are cut to 8.
+    The image is turned upright as EXIF's orientation says in a JPEG or PNG; scaled to cover `size` with its shorter side
+    `resize` long; and cropped in the centre, with torchvision's rounding. Alpha is dropped, 16 bits are cut to 8.
     Fails with InvalidArgumentError on anything else.
     """
     import tensorflow as tf
 
     def jpeg() -> Tensor:
-        pixels = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")  # as Pillow and torchvision decode
-        return turn_upright(pixels, read_orientation(data))
+        return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")  # as Pillow and torchvision decode
 
     def other() -> Tensor:
         pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
@@ -32,7 +31,11 @@ def decode_image(data: Tensor, size: tuple[int, int], resize: int, interpolation
     with tf.control_dependencies([_check_pixels(data)]):
         pixels = tf.cond(tf.io.is_jpeg(data), jpeg, other)
     pixels.set_shape((None, None, 3))
-    height, width = tf.unstack(tf.cast(tf.shape(pixels)[:2], tf.int64))
+    # Read in 0.1 ms. Turned once it is small: of 12 megapixels the turning alone would take 80 ms.
+    orientation = read_orientation(data)
+    lies = orientation >= 5
+    stored = tf.cast(tf.shape(pixels)[:2], tf.int64)
+    height, width = tf.unstack(tf.where(lies, stored[::-1], stored))
     new_height, new_width = max(resize, size[0]), max(resize, size[1])
     tall = height * new_width >= width * new_height
     target = tf.where(
@@ -46,10 +49,10 @@ def decode_image(data: Tensor, size: tuple[int, int], resize: int, interpolation
     )
     with tf.control_dependencies([narrow]):
         target = tf.cast(target, tf.int32)
-    resized = tf.image.resize(pixels, target, interpolation, antialias=True)
+    resized = tf.image.resize(pixels, tf.where(lies, target[::-1], target), interpolation, antialias=True)
     # Images have whole values: rounding makes four pixels of five equal to Pillow's, and nearly none differs by more
     # than 1. Pillow rounds between rows and columns too: that made 99 % equal here, and took up to five times as long.
-    resized = tf.clip_by_value(tf.round(resized), 0.0, 255.0)
+    resized = turn_upright(tf.clip_by_value(tf.round(resized), 0.0, 255.0), orientation)
     top, left = tf.unstack(tf.cast(tf.round(tf.cast(target - size, tf.float32) / 2), tf.int32))
     return tf.ensure_shape(resized[top : top + size[0], left : left + size[1]], (*size, 3))
 

@@ -70,7 +70,7 @@ def test_every_suffix_that_pillow_reads_is_taken_and_others_are_counted(classes)
         save(classes / "cat" / name, format={"c": "WEBP", "d": "TIFF", "e": "JPEG2000"}.get(name[0], "JPEG"))
     for name in ("notes.txt", "a.xmp", "b.xmp", "README"):
         (classes / "dog" / name).write_text("x")
-    message = r"4 files are not images and are skipped: \.xmp \(2\), \.txt \(1\), without a suffix \(1\)"
+    message = r"4 files are not images that Pillow reads and are skipped: \.xmp \(2\), \.txt \(1\), without a suffix \(1\)"
     with pytest.warns(UserWarning, match=message):
         assert len(read_listing(classes)) == 11
     assert not {".pdf", ".eps", ".mpg", ".h5"} & set(image_suffixes())
