@@ -1,4 +1,4 @@
-"""What runs without Keras: exports for serving. Each name of __init__.pyi is imported when it is first used."""
+"""Exports that run without Keras: SavedModel for TF Serving, TFLite and ONNX."""
 
 import lazy_loader as _lazy
 

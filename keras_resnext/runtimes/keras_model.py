@@ -1,5 +1,6 @@
 """A Keras model of RGB images: what it takes, what its output means, and how to run it."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..network.input_preprocessing import get_preprocessing
+from ..network.input_preprocessing import find_preprocessing
 from ..preprocessing import Preprocessing
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -46,7 +47,14 @@ def image_input(
 
     `image_size` counts where the model leaves its size free; default as its preprocessing has it.
     """
-    preprocessing = get_preprocessing(model)
+    preprocessing = find_preprocessing(model)
+    if preprocessing is None:
+        warnings.warn(
+            f"model={model.name!r} does not say how its images are prepared and does not scale them inside; ImageNet's "
+            "mean and deviation are assumed (keras_resnext.set_preprocessing changes that)",
+            stacklevel=3,
+        )
+        preprocessing = Preprocessing()
     wanted = (image_size, image_size) if isinstance(image_size, int | None) else image_size
     fixed = model.inputs[0].shape[1:3]
     height, width = (f or w or preprocessing.size for f, w in zip(fixed, wanted, strict=True))

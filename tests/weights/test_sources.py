@@ -167,7 +167,7 @@ def test_preprocessing_goes_where_the_network_goes(tmp_path):
         assert get_preprocessing(other) == PREPROCESSING
     grey = ResNeXt(blocks=(1, 1, 1, 1), groups=4, base_channels=8, classes=3, input_shape=(32, 32, 1))
     assert get_preprocessing(grey) == Preprocessing()
-    with pytest.raises(ValueError, match="must be built by ResNeXt on three channels"):
+    with pytest.raises(ValueError, match="must take RGB images to have a preprocessing"):
         set_preprocessing(grey, PREPROCESSING)
     with pytest.raises(ValueError, match="preprocessing='imagenet' must be a Preprocessing"):
         set_preprocessing(model, "imagenet")
