@@ -166,7 +166,7 @@ def test_what_is_no_image(tmp_path):
     (tmp_path / "cut.jpg").write_bytes(whole[:2000])
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "empty.png").write_bytes(b"")
-    for name, message in (("cut.jpg", "is broken"), ("text.jpg", "is no image"), ("empty.png", "is no image")):
+    for name, message in (("cut.jpg", "is broken"), ("text.jpg", "is not an image"), ("empty.png", "is not an image")):
         with pytest.raises(ValueError, match=f"image=.*{name}' {message}"):
             load_image(tmp_path / name)
     with pytest.raises(ValueError, match="is a folder"):

@@ -30,7 +30,9 @@ def read_folders(root: Path, expected: tuple[str, ...] | None) -> Listing:
     for entry in sorted((entry for entry in os.scandir(root) if entry.is_dir()), key=lambda entry: entry.name):
         first = Path(entry.path) if _is_leftover(entry.name) else found.setdefault(_class_name(entry.name), Path(entry))
         if first != Path(entry.path):
-            raise ValueError(f"class folders {str(first)!r} and {entry.path!r} have the same name in other letter codes")
+            raise ValueError(
+                f"class folders {str(first)!r} and {entry.path!r} have one name, written in two ways; rename one"
+            )
     if not found:
         raise ValueError(f"data={str(root)!r} holds no class folders")
     names = ordered(sorted(found), expected, root)

@@ -40,8 +40,8 @@ def read_list(path: Path, expected: tuple[str, ...] | None) -> Listing:
     absent = [file for file in files if not os.path.isfile(file)]
     if len(files) > 1 and absent == files[:1]:
         raise ValueError(
-            f"data={str(path)!r}: the first row, {rows[0]}, is neither an image and its label nor the names of columns; "
-            f"known are {', '.join(_FILE_COLUMNS)} and {', '.join(_LABEL_COLUMNS)}"
+            f"data={str(path)!r}: the first row, {rows[0]}, is neither an image and its label nor names of columns; "
+            f"these are known: {', '.join(_FILE_COLUMNS)} and {', '.join(_LABEL_COLUMNS)}"
         )
     if absent:
         raise FileNotFoundError(f"data={str(path)!r}: {len(absent)} listed images are missing, such as {absent[0]!r}")

@@ -14,8 +14,8 @@ _EXIF = int.from_bytes(b"eXIf", "big")
 def read_orientation(data: Tensor) -> Tensor:
     """The orientation, int32 from 1 to 8, of the file `data`, a string tensor (); 1 where there is none.
 
-    CIPA DC-008 (Exif 2.32), 4.5.4 and 4.6: in a JPEG's segment APP1, or a PNG's chunk eXIf, stands a TIFF header, and in
-    its first directory the tag 0x0112.
+    CIPA DC-008 (Exif 2.32), 4.5.4 and 4.6: a JPEG's segment APP1, or a PNG's chunk eXIf, holds a TIFF header, whose
+    first directory has the tag 0x0112.
     """
     import tensorflow as tf
 
@@ -49,7 +49,8 @@ def _find_in_jpeg(data: Tensor) -> Tensor:
         return (head[0] == 0xFF) & (head[1] != 0xDA) & ~is_exif(head)  # 0xDA: the pixels begin
 
     def next_segment(place: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
-        place = place + 2 + tf.maximum(head[2] * 256 + head[3], 2)
+        is_fill = head[1] == 0xFF  # a marker may have any number of these before it
+        place = place + tf.where(is_fill, 1, 2 + tf.maximum(head[2] * 256 + head[3], 2))
         return place, _bytes(data, place, 8)
 
     first = tf.constant(2)
@@ -89,11 +90,13 @@ def _read_tag(tiff: Tensor) -> Tensor:
         low, high = (tf.gather(tiff, tf.clip_by_value(at, 0, _BLOCK - 1)) for at in (place, place + 1))
         return tf.where(little, high * 256 + low, low * 256 + high)
 
-    directory = word(tf.where(little, 4, 6))
+    directory = word(tf.where(little, 4, 6))  # of four bytes, two that are not 0: the block is not longer
     entries = directory + 2 + 12 * tf.range(_MOST_ENTRIES)
     wanted = (word(entries) == 0x0112) & (tf.range(_MOST_ENTRIES) < word(directory))
-    value = tf.reduce_max(tf.where(wanted, word(entries + 8), 0))
-    return tf.where((value >= 1) & (value <= 8), value, 1)
+    is_long = word(entries + 2) == 4  # of four bytes, of which the last two count in big-endian files
+    value = tf.reduce_max(tf.where(wanted, tf.where(is_long & ~little, word(entries + 10), word(entries + 8)), 0))
+    is_tiff = (tiff[0] == tiff[1]) & (little | (tiff[0] == 0x4D)) & (word(2) == 42)
+    return tf.where(is_tiff & (value >= 1) & (value <= 8), value, 1)
 
 
 def turn_upright(pixels: Tensor, orientation: Tensor) -> Tensor:

@@ -10,11 +10,14 @@ Tensor = Any
 MAX_PIXELS = 178_956_970  # Pillow's own bound for what may be a decompression bomb
 
 
-def decode_image(data: Tensor, size: tuple[int, int], resize: int, interpolation: str = "bilinear") -> Tensor:
+def decode_image(
+    data: Tensor, size: tuple[int, int], resize: int, interpolation: str = "bilinear", exif: bool = True
+) -> Tensor:
     """Bytes of one image to float32 (height, width, 3), RGB 0..255, in TensorFlow operations.
 
-    The image is turned upright as EXIF's orientation says in a JPEG or PNG; scaled to cover `size` with its shorter side
-    `resize` long; and cropped in the centre, with torchvision's rounding. Alpha is dropped, 16 bits are cut to 8.
+    With `exif` a JPEG or PNG is turned upright as its EXIF orientation says. The image is scaled to cover `size` with
+    its shorter side `resize` long, then cropped in the centre, with torchvision's rounding. Alpha is dropped, 16 bits
+    are cut to 8.
     Fails with InvalidArgumentError on anything else.
     """
     import tensorflow as tf
@@ -32,7 +35,7 @@ def decode_image(data: Tensor, size: tuple[int, int], resize: int, interpolation
         pixels = tf.cond(tf.io.is_jpeg(data), jpeg, other)
     pixels.set_shape((None, None, 3))
     # Read in 0.1 ms. Turned once it is small: of 12 megapixels the turning alone would take 80 ms.
-    orientation = read_orientation(data)
+    orientation = read_orientation(data) if exif else tf.constant(1)
     lies = orientation >= 5
     stored = tf.cast(tf.shape(pixels)[:2], tf.int64)
     height, width = tf.unstack(tf.where(lies, stored[::-1], stored))

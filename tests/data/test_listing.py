@@ -187,7 +187,7 @@ def test_unreadable_images_are_left_out_up_to_a_limit(listing, tmp_path):
     cut.with_suffix(".png").write_bytes((tmp_path / "whole.png").read_bytes()[:-300])
     others = replace(listing, files=(str(text), str(floats), str(cut.with_suffix(".png")), "gone.png"))
     reasons = find_unreadable(others)
-    assert reasons[0] == "it is no image that Pillow knows"
+    assert reasons[0] == "it is not an image that Pillow reads"
     assert reasons[1] == "its values have 32 bits (Pillow's mode F); 8 or 16 bits are expected"
     assert "truncated" in reasons[2]
     assert find_unreadable(others, [3, 3]) == {3: "No such file or directory"}
