@@ -16,10 +16,10 @@ from .network.structure import Structure
 from .pytorch.checkpoint import read_checkpoint
 from .weights.adapt import FIRST_CONVOLUTIONS
 from .weights.assign import state_dict, unshown_options
+from .weights.find_network import find_network
 from .weights.infer import infer_from_names
 from .weights.layouts import layout_names
 from .weights.names import canonical_names
-from .weights.networks import find_network
 
 BATCH, SIDE = 2, 224
 TOLERANCE = 1e-4  # relative; float32 gives about 1e-6, other weights about 1

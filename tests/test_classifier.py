@@ -77,7 +77,7 @@ def test_a_broken_image_does_not_keep_the_others_from_being_classified(
     broken.write_text("no image")
     code, out, err = run("predict", folder / "m.keras", good, broken, good, "--csv", capsys=capsys)
     assert code == 1
-    assert err == f"keras-resnext: image={str(broken)!r} is no image that Pillow knows\n"
+    assert err == f"keras-resnext: image={str(broken)!r} is not an image that Pillow reads\n"
     header, *rows = out.splitlines()
     assert header == "image,rank,class,score"
     assert [row.split(",")[:2] for row in rows] == [[str(good), str(rank)] for rank in (1, 2, 3)] * 2
@@ -85,7 +85,7 @@ def test_a_broken_image_does_not_keep_the_others_from_being_classified(
     assert (code, out, err.count("\n")) == (2, "", 2)
     code, out, err = run("predict", folder / "m.keras", good, "--csv", "--json", capsys=capsys)
     assert (code, out, err) == (2, "", "keras-resnext: give either --json or --csv\n")
-    with pytest.raises(ValueError, match=r"broken\.png' is no image"):
+    with pytest.raises(ValueError, match=r"broken\.png' is not an image"):
         list(predict_images(folder / "m.keras", [good, broken]))
 
 

@@ -14,11 +14,11 @@ import keras
 import numpy as np
 
 from ..preprocessing import Preprocessing, load_image, preprocess_input
-from .augment import mix
 from .augmentation import Augmentation
 from .crops import antialiased, make_image
 from .listing import Listing
 from .plan import Plan
+from .transforms import mix
 
 ENGINES = ("auto", "tf.data", "python")
 _READ_AHEAD = {"workers": 2, "max_queue_size": 4}  # batches that Keras makes while the model works, in their order

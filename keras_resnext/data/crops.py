@@ -4,8 +4,8 @@ import numpy as np
 from PIL import Image
 
 from ..preprocessing import FILTERS, open_image, resize_shorter_side, to_rgb
-from .augment import crop_windows, recolour
 from .augmentation import Augmentation
+from .transforms import crop_windows, recolour
 
 
 def antialiased(augmentation: Augmentation) -> bool:

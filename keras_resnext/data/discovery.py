@@ -8,8 +8,8 @@ from pathlib import Path
 from . import tfds
 from .class_names import check_names, numbered
 from .folders import COMMON, read_folders
+from .list_files import LISTS, read_list
 from .listing import Listing
-from .lists import LISTS, read_list
 from .records import RECORD_NAME, index_records, read_class_names
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .augment import DRAWS
+from .transforms import DRAWS
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import tensorflow as tf
 from PIL import Image
 
 from ..preprocessing import Preprocessing
-from .augment import DRAWS, crop_windows, mix, recolour
 from .augmentation import Augmentation
 from .crops import antialiased, crop_image, finish_crop, make_image
 from .listing import Listing
 from .plan import Plan
 from .tf_orientation import read_orientation
+from .transforms import DRAWS, crop_windows, mix, recolour
 
 Tensor = Any
 

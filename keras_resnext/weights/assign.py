@@ -13,10 +13,10 @@ from ..network.structure import Structure
 from ..pytorch.checkpoint import read_checkpoint, write_checkpoint
 from ..pytorch.folder import read_folder
 from .adapt import Entries, Shape, adapt, swap_red_and_blue
+from .find_network import Network, find_network
 from .infer import infer_built, infer_from_names, infer_norm, shown_by_weights
 from .layouts import layout_names
 from .names import PART, canonical_names, module_name, shortcut_indices
-from .networks import Network, find_network
 
 Array = Any
 Source = str | os.PathLike[str] | Mapping[str, Array]

@@ -15,11 +15,11 @@ from ..network.layer_cfg import Norm
 from ..network.structure import USUAL_SIZES, Structure
 from ..pytorch.checkpoint import read_checkpoint
 from .download import sha256
+from .find_network import find_network
 from .infer import expected_names, infer_built, infer_from_names, infer_norm
 from .keras_files import KERAS_SUFFIXES, read_config, read_keras_weights
 from .layouts import detect_layout
 from .names import canonical_names
-from .networks import find_network
 from .published import find_by_sha256
 
 FORMATS = {

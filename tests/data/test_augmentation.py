@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from keras_resnext.data import (
     Augmentation,
-    augment,
+    transforms,
 )
-from keras_resnext.data.augment import DRAWS, TRIES, crop_windows, mix, recolour
+from keras_resnext.data.transforms import DRAWS, TRIES, crop_windows, mix, recolour
 from tests import references  # noqa: F401  declares what torchvision needs to import
 from tests.data.data_material import make_image
 
@@ -45,7 +45,7 @@ def test_policies_are_those_of_torchvision(kind):
     """Every operation at four strengths and both signs."""
     from torchvision.transforms import InterpolationMode, autoaugment
 
-    ours = {"rand_augment": augment._RAND_AUGMENT, "trivial_augment": augment._TRIVIAL_AUGMENT}[kind]
+    ours = {"rand_augment": transforms._RAND_AUGMENT, "trivial_augment": transforms._TRIVIAL_AUGMENT}[kind]
     image = make_image(64, 48)
     if kind == "rand_augment":
         space = autoaugment.RandAugment()._augmentation_space(31, (64, 48))

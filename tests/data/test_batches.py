@@ -11,11 +11,11 @@ from keras_resnext.data import (
     Augmentation,
     Plan,
     ValidationBatches,
-    augment,
     read_listing,
     training_batches,
+    transforms,
 )
-from keras_resnext.data.augment import recolour
+from keras_resnext.data.transforms import recolour
 from keras_resnext.preprocessing import load_image, preprocess_input
 from tests import references  # noqa: F401  declares what torchvision needs to import
 
@@ -70,7 +70,7 @@ def test_random_crops_without_antialiasing(listing, options):
     np.testing.assert_array_equal(np.argmax(labels, 1), listing.labels[step.indices])
     for image, index, draws, seed in zip(images.numpy(), step.indices, step.draws, step.seeds, strict=True):
         whole = np.asarray(Image.open(BytesIO(listing.read(index))).convert("RGB"))
-        top, left, height, width = augment.crop_windows(draws, *whole.shape[:2], (0.08, 1.0), (3 / 4, 4 / 3))
+        top, left, height, width = transforms.crop_windows(draws, *whole.shape[:2], (0.08, 1.0), (3 / 4, 4 / 3))
         crop = whole[top : top + height, left : left + width]
         expected = tf.image.resize(crop[:, ::-1] if draws[-1] < 0.5 else crop, (8, 8)).numpy()
         if options:

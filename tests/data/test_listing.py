@@ -21,8 +21,8 @@ from keras_resnext.data import (
     read_listing,
     split_listing,
 )
-from keras_resnext.data.augment import DRAWS
 from keras_resnext.data.crops import crop_image
+from keras_resnext.data.transforms import DRAWS
 from keras_resnext.preprocessing import load_image
 from tests import references  # noqa: F401  declares what torchvision needs to import
 from tests.data.data_material import make_image

@@ -11,10 +11,10 @@ from PIL import Image, ImageOps
 from keras_resnext import Preprocessing, ResNeXt, get_preprocessing, set_preprocessing
 from keras_resnext.classifier import open_classifier
 from keras_resnext.data import Plan, ValidationBatches, read_listing, training_batches
-from keras_resnext.data.augment import DRAWS
 from keras_resnext.data.augmentation import Augmentation
 from keras_resnext.data.crops import crop_image
 from keras_resnext.data.tf_orientation import read_orientation
+from keras_resnext.data.transforms import DRAWS
 from keras_resnext.export import export_saved_model
 from keras_resnext.export.image_decoding import decode_image
 from keras_resnext.preprocessing import load_image

@@ -227,10 +227,10 @@ def test_broken_images_are_passed_over_up_to_a_limit(
     spoiled = spoil(folder, 10)
     result = evaluate(model, folder, labels=NAMES, skip_limit=10)
     assert [name for name, _ in result.skipped] == [str(path) for path in spoiled]
-    assert result.skipped[0][1] == "is no image that Pillow knows"
+    assert result.skipped[0][1] == "is not an image that Pillow reads"
     assert result.n == len(result.predictions) == CLASSES * EACH - 10
     assert {*result.images.files}.isdisjoint(map(str, spoiled))
-    with pytest.raises(ValueError, match=rf"image '.*{spoiled[0].name}' is no image"):
+    with pytest.raises(ValueError, match=rf"image '.*{spoiled[0].name}' is not an image"):
         evaluate(model, folder, labels=NAMES, strict=True)
     spoil(folder, 11)
     with pytest.raises(ValueError, match=r"11 of the first 11 images cannot be read, more than the 10"):
@@ -242,7 +242,7 @@ def test_broken_images_are_passed_over_up_to_a_limit(
 def test_no_image_that_can_be_read(model: keras.Model, tmp_path: Path) -> None:
     folder = write_digits(tmp_path / "data", NAMES, each=1)
     spoil(folder, 10)
-    with pytest.raises(ValueError, match=r"none of 10 images can be read; the first: .*eight.*is no image"):
+    with pytest.raises(ValueError, match=r"none of 10 images can be read; the first: .*eight.*is not an image"):
         evaluate(model, folder, labels=NAMES, skip_limit=10)
 
 
@@ -356,9 +356,9 @@ def test_on_the_command_line(model: keras.Model, tmp_path: Path, capsys: Any, ex
     assert rows["top-1"].strip() == f"{facts['top1']:.2%}"
     assert rows["images"].strip().startswith("59, 16x16")
     assert rows["written"].strip() == str(tmp_path / "out")
-    assert err == f"keras-resnext: skipped {str(spoiled[0])!r}: it is no image that Pillow knows\n"
+    assert err == f"keras-resnext: skipped {str(spoiled[0])!r}: it is not an image that Pillow reads\n"
     for added, message in (
-        (["--strict"], "is no image"),
+        (["--strict"], "is not an image"),
         (["--interpolation", "nearest"], "--interpolation 'nearest'"),
     ):
         code, out, err = run(*arguments, *added, capsys=capsys)

@@ -64,7 +64,7 @@ def test_the_command_features(saved, image, small, tmp_path, capsys):
     [
         (["explain", "{saved}", "none.png"], "image='none.png': there is no such file"),
         (["explain", "{saved}", "{folder}"], "is a folder, not an image"),
-        (["explain", "{saved}", "{text}"], "is no image"),
+        (["explain", "{saved}", "{text}"], "is not an image"),
         (["explain", "{saved}", "{image}", "--layer", "layer9"], "--layer 'layer9' is no layer"),
         (["explain", "{saved}", "{image}", "--method", "cam"], "--method 'cam' must be one of grad_cam, grad_cam++"),
         (["explain", "{saved}", "{image}", "--class", "cat"], "class='cat' is neither a class nor a number in 0..6"),
@@ -74,7 +74,7 @@ def test_the_command_features(saved, image, small, tmp_path, capsys):
         (["features", "{saved}", "{image}", "--output", "{folder}/none/f.npy"], "in a folder that does not exist"),
         (["features", "{saved}", "{folder}/empty"], "is a folder without images"),
         (["features", "{saved}", "none.png"], "image='none.png': there is no such file"),
-        (["features", "{saved}", "{text}", "--output", "{folder}/f.npy"], "is no image"),
+        (["features", "{saved}", "{text}", "--output", "{folder}/f.npy"], "is not an image"),
         (["features", "{saved}", "{image}", "--output", "{folder}/f.npy", "--layer", "fc"], "--layer 'fc' gives"),
     ],
 )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from keras_resnext.pytorch.unpickler import Placeholder
+from keras_resnext.weights.find_network import find_network
 from keras_resnext.weights.names import canonical_names, strip_prefixes
-from keras_resnext.weights.networks import find_network
 
 
 def test_canonical_names():
