@@ -66,7 +66,8 @@ class Classifier:
 
     def read(self, image: bytes | ImagePath) -> np.ndarray:
         """An image file, or its bytes, as the model sees it: uint8 (height, width, 3); errors as of `load_image`."""
-        return load_image(image, self.size, resize=self.resize, interpolation=self.interpolation)
+        how = self.preprocessing
+        return load_image(image, self.size, resize=how.resize, interpolation=how.interpolation, exif=how.exif)
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """RGB images (n, height, width, 3) on 0..255 as `run` takes them, float32.
@@ -94,6 +95,7 @@ def open_classifier(
     image_size: int | tuple[int, int] | None = None,
     resize: int | None = None,
     interpolation: str | None = None,
+    exif: bool | None = None,
     labels: Sequence[str] | None = None,
     kind: str | None = None,
 ) -> Classifier:
@@ -108,6 +110,7 @@ def open_classifier(
         resize: shorter side before the centre crop, at least the size; default as came with the model. For files that
             record nothing (TFLite) it is `size / 0.875`, and below 64 pixels the size itself.
         interpolation: "bilinear" or "bicubic"; default as came with the model, else bilinear.
+        exif: whether images are turned upright as EXIF says; default as came with the model, else they are.
         labels: one name a class; default those recorded in a SavedModel, or in labels.txt beside the model.
         kind: what the scores mean, as in `Classifier`. Default: of a Keras model as its last layer says, of an export
             as it records. With "raw" a Keras model that ends in linear scores keeps them.
@@ -138,7 +141,10 @@ def open_classifier(
     if resize is not None and (not isinstance(resize, int) or resize < min(found.size)):
         raise ValueError(f"resize={resize!r} must be an integer of at least {min(found.size)}, the image size")
     preprocessing = replace(
-        found.preprocessing, resize=resize or found.resize, interpolation=interpolation or found.interpolation
+        found.preprocessing,
+        resize=resize or found.resize,
+        interpolation=interpolation or found.interpolation,
+        exif=found.preprocessing.exif if exif is None else exif,
     )
     known = found.labels if labels is None else tuple(class_names(labels, found.classes))
     return replace(found, preprocessing=preprocessing, labels=known)
@@ -213,9 +219,10 @@ def _open_path(path: ImagePath, image_size: int | tuple[int, int] | None) -> Cla
 
 def _of_export(path: Path, export: Export) -> Classifier:
     usual = Preprocessing(size=min(export.size))
-    recorded = {"resize": usual.resize, "interpolation": usual.interpolation, **export.preprocessing}
+    known = {name: getattr(usual, name) for name in ("resize", "interpolation", "exif")}
+    recorded = {name: export.preprocessing.get(name, value) for name, value in known.items()}
     try:
-        preprocessing = replace(usual, resize=recorded["resize"], interpolation=recorded["interpolation"], **INSIDE)
+        preprocessing = replace(usual, **recorded, **INSIDE)
     except ValueError as error:
         raise ValueError(f"model={str(path)!r} has invalid preprocessing metadata: {error}") from None
     kind = export.kind or ("raw" if export.classes == 1 else "single")

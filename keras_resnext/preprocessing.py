@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -34,6 +34,7 @@ class Preprocessing:
             CIFAR's sizes, `size` itself.
         interpolation: "bilinear" or "bicubic", antialiased.
         mean, std: per channel, RGB on 0..255.
+        exif: whether images are turned upright as their EXIF orientation says; torchvision ignores it: False.
 
     Raises:
         ValueError: a value out of range, from the constructor.
@@ -44,6 +45,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD
+    exif: bool = True
 
     def __post_init__(self) -> None:
         if not self.resize and isinstance(self.size, Integral):
@@ -55,6 +57,8 @@ class Preprocessing:
             object.__setattr__(self, name, int(value))
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation={self.interpolation!r} must be one of {', '.join(INTERPOLATIONS)}")
+        if not isinstance(self.exif, bool):
+            raise ValueError(f"exif={self.exif!r} must be True or False")
         for name, above in (("mean", float("-inf")), ("std", 0.0)):
             value = getattr(self, name)
             numbers = [float(v) for v in value if isinstance(v, Real)] if isinstance(value, (list, tuple)) else []
@@ -105,6 +109,7 @@ def preprocess_input(images: Array, preprocessing: Preprocessing | None = None) 
 # Formats that Pillow opens and that are no images of one scene: pages, films, cursors, data of instruments.
 _NO_PHOTOGRAPHS = {"BUFR", "CUR", "EPS", "FITS", "FLI", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 
+_MOST_ENTRIES = 64
 _ORIENTATION = 0x0112  # EXIF's tag, and by its value what turns the image upright
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -116,7 +121,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _PNG = b"\x89PNG\r\n\x1a\n"
-_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+# Texts and the colour profile, which changes nothing here: Pillow refuses those that are large once unpacked.
+_UNREAD_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 
 @cache
@@ -131,20 +137,19 @@ def image_suffixes() -> tuple[str, ...]:
 
 @contextmanager
 def open_image(source: str | os.PathLike[str] | bytes) -> Iterator[Image.Image]:
-    """Opens an image with Pillow, without the texts in a PNG file, of which Pillow takes a limited amount."""
-    data = source
-    if not isinstance(data, bytes):
-        with open(data, "rb") as file:
-            data = file.read()
-    with Image.open(io.BytesIO(_without_texts(data) if data.startswith(_PNG) else data)) as image:
-        yield image
+    """Opens an image with Pillow; of a PNG file without texts and colour profile, which Pillow limits."""
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+        is_png = file.read(len(_PNG)) == _PNG
+        file.seek(0)
+        with Image.open(io.BytesIO(_without_extras(file.read())) if is_png else file) as image:
+            yield image
 
 
-def _without_texts(png: bytes) -> bytes:
+def _without_extras(png: bytes) -> bytes:
     kept, start = [png[: len(_PNG)]], len(_PNG)
     while start < len(png):
         end = start + 12 + int.from_bytes(png[start : start + 4], "big")
-        if png[start + 4 : start + 8] not in _TEXT_CHUNKS:
+        if png[start + 4 : start + 8] not in _UNREAD_CHUNKS:
             kept.append(png[start:end])
         start = end
     return b"".join(kept)
@@ -174,10 +179,22 @@ def to_rgb(image: Image.Image, exif: bool = True) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged EXIF raises anything at all, and the image is still one
-        return 1
+    """EXIF's tag, as exported graphs read it (`data/tf_orientation.py`); 1 where it is missing or damaged.
+
+    Not Pillow's `getexif`, which looks into XMP too, as graphs and browsers do not, and warns of damage.
+    """
+    block = image.info.get("exif")
+    tiff = block.removeprefix(b"Exif\0\0") if isinstance(block, bytes) else b""
+    order: Literal["little", "big"] = "little" if tiff.startswith(b"II") else "big"
+
+    def number(place: int, size: int = 2) -> int:
+        return int.from_bytes(tiff[place : place + size], order)
+
+    directory = number(4, 4)
+    entries = range(directory + 2, directory + 2 + 12 * min(number(directory), _MOST_ENTRIES), 12)
+    # Its type is SHORT, and LONG (4) in files of some programs.
+    found = [number(at + 8, 4 if number(at + 2) == 4 else 2) for at in entries if number(at) == _ORIENTATION]
+    return found[0] if found and tiff.startswith((b"II*\0", b"MM\0*")) else 1
 
 
 def check_depth(image: Image.Image) -> None:

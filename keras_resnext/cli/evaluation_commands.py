@@ -35,6 +35,9 @@ class EvaluateOptions:
     interpolation: str | None = field(
         default=None, metadata={"choices": FILTERS, "help": "bilinear or bicubic; default the model's own."}
     )
+    ignore_exif: bool = field(
+        default=False, metadata={"help": "Leave images as they are stored, as torchvision does, not upright."}
+    )
     limit: int | None = field(default=None, metadata={"min": 1, "help": "At most N images, evenly chosen."})
     strict: bool = field(default=False, metadata={"help": "Stop at the first unreadable image."})
     skip_limit: int | None = field(
@@ -70,6 +73,7 @@ def evaluate(
         image_size=options.image_size,
         resize=options.resize,
         interpolation=options.interpolation,
+        exif=False if options.ignore_exif else None,
         limit=options.limit,
         strict=options.strict,
         skip_limit=options.skip_limit,

@@ -41,7 +41,7 @@ def training_batches(
         listing: images.
         plan: which of them when.
         augmentation: how they vary.
-        preprocessing: mean and standard deviation.
+        preprocessing: mean, standard deviation, and whether EXIF's orientation counts.
         steps: consecutive ones, counted from 0 over all epochs.
         engine: "tf.data", "python" (threads and Pillow), or "auto": the first where TensorFlow is installed.
         read: gives the encoded image of an index, in place of `listing.read`, such as `CachedReader(listing).read`.
@@ -95,7 +95,9 @@ class _TrainingBatches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         step = self.plan.step(self.steps[index])
         pixels = self.pool.map(
-            lambda i, draws, seed: make_image(self.read(i), draws, int(seed), self.augmentation),
+            lambda i, draws, seed: make_image(
+                self.read(i), draws, int(seed), self.augmentation, self.preprocessing.exif
+            ),
             *(step.indices, step.draws, step.seeds),
         )
         images = preprocess_input(np.stack(list(pixels)), self.preprocessing)
@@ -150,4 +152,5 @@ class ValidationBatches(keras.utils.PyDataset):
     def _load(self, index: int) -> np.ndarray:
         resize = self.preprocessing.resize_for(self.size)
         data = self.listing.read(index)
-        return load_image(data, self.size, resize=resize, interpolation=self.preprocessing.interpolation)
+        how = self.preprocessing
+        return load_image(data, self.size, resize=resize, interpolation=how.interpolation, exif=how.exif)

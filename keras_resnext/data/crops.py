@@ -13,15 +13,15 @@ def antialiased(augmentation: Augmentation) -> bool:
     return augmentation.antialias or augmentation.crop_padding is not None
 
 
-def make_image(data: bytes, draws: np.ndarray, seed: int, augmentation: Augmentation) -> np.ndarray:
+def make_image(data: bytes, draws: np.ndarray, seed: int, augmentation: Augmentation, exif: bool = True) -> np.ndarray:
     """One training image by Pillow: uint8 (size, size, 3)."""
-    return finish_crop(crop_image(data, draws, augmentation), draws, seed, augmentation)
+    return finish_crop(crop_image(data, draws, augmentation, exif), draws, seed, augmentation)
 
 
-def crop_image(data: bytes, draws: np.ndarray, augmentation: Augmentation) -> Image.Image:
-    """The part of an image that is shown, in RGB."""
+def crop_image(data: bytes, draws: np.ndarray, augmentation: Augmentation, exif: bool = True) -> Image.Image:
+    """The part of an image that is shown, in RGB; `exif` as of `load_image`."""
     with open_image(data) as opened:
-        image = to_rgb(opened)
+        image = to_rgb(opened, exif)
     if augmentation.crop_padding is not None:
         size, pad = augmentation.size, augmentation.crop_padding
         image = square(image, size, FILTERS[augmentation.interpolation])

@@ -45,10 +45,10 @@ def read_listing(path: str | os.PathLike[str], classes: Sequence[str] | None = N
     Args:
         path: a folder with one folder of images a class (searched downwards, classes sorted by name, as torchvision's
             ImageFolder); a list: .csv with columns `path` and `label` (a header is optional), .json with
-            [{"path": …, "label": …}, …] or {path: label}, or .txt with "path number" lines as mmcls has them, paths
-            relative to the list; a folder or a pattern (`records/train*`) of TFRecords in ImageNet's layout;
-            `tfds:NAME`, of a data set of tensorflow_datasets what it has to validate on, else all of it (`find_splits`
-            gives both parts).
+            [{"path": …, "label": …}, …] or {path: label}, .jsonl with such an entry a line, or .txt with "path number"
+            lines as mmcls has them, paths relative to the list; a folder or a pattern (`records/train*`) of TFRecords
+            in ImageNet's layout; `tfds:NAME`, of a data set of tensorflow_datasets what it has to validate on, else
+            all of it (`find_splits` gives both parts).
         classes: the names that are expected, in order, such as those of the training images; default as found.
 
     Raises:

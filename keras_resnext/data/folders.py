@@ -20,26 +20,43 @@ COMMON = ".jpg, .jpeg, .png, .webp and the others that Pillow reads"
 
 
 def read_folders(root: Path, expected: tuple[str, ...] | None) -> Listing:
-    """The images below one folder a class; other files are counted in a warning."""
-    folders = sorted((entry for entry in os.scandir(root) if entry.is_dir()), key=lambda entry: entry.name)
-    found = {_class_name(entry.name): Path(entry.path) for entry in folders if not _is_leftover(entry.name)}
+    """The images below one folder a class; other files are counted in a warning.
+
+    Raises:
+        OSError: a folder cannot be read.
+        ValueError: no class folders, one without images, two of the same name, or images that would have two classes.
+    """
+    found: dict[str, Path] = {}
+    for entry in sorted((entry for entry in os.scandir(root) if entry.is_dir()), key=lambda entry: entry.name):
+        first = Path(entry.path) if _is_leftover(entry.name) else found.setdefault(_class_name(entry.name), Path(entry))
+        if first != Path(entry.path):
+            raise ValueError(
+                f"class folders {str(first)!r} and {entry.path!r} have one name, written in two ways; rename one"
+            )
     if not found:
         raise ValueError(f"data={str(root)!r} holds no class folders")
     names = ordered(sorted(found), expected, root)
     files: list[str] = []
     labels: list[int] = []
     skipped: Counter[str] = Counter()
+    owners: dict[str, str] = {}  # of the folders that images lie in
     for name in sorted(found):
-        images = sorted(find_images(found[name], skipped))
+        others: Counter[str] = Counter()
+        images = sorted(find_images(found[name], others))
         if not images:
-            raise ValueError(f"class folder {str(found[name])!r} holds no images ({COMMON})")
+            held = f"; it holds {_list_suffixes(others)}" if others else ""
+            raise ValueError(f"class folder {str(found[name])!r} holds no images ({COMMON}){held}")
+        for folder in sorted({os.path.dirname(image) for image in images}):
+            if (owner := owners.setdefault(os.path.realpath(folder), name)) != name:
+                raise ValueError(f"images below {folder!r} belong to two classes, {owner!r} and {name!r}, by a link")
+        skipped += others
         files += images
         labels += [names.index(name)] * len(images)
     if skipped:
-        counts = sorted(skipped.items(), key=lambda item: (-item[1], item[0] or "~"))
-        kinds = ", ".join(f"{suffix or 'without a suffix'} ({count})" for suffix, count in counts[:8])
+        kinds = _list_suffixes(skipped)
         warnings.warn(
-            f"data={str(root)!r}: {skipped.total()} files are not images and are skipped: {kinds}", stacklevel=4
+            f"data={str(root)!r}: {skipped.total()} files are not images that Pillow reads and are skipped: {kinds}",
+            stacklevel=4,
         )
     return Listing(tuple(files), np.array(labels, "int64"), names)
 
@@ -52,7 +69,7 @@ def find_images(folder: Path, skipped: Counter[str] | None = None) -> Iterable[s
         skipped: counts the suffixes of files that are no images.
     """
     top, visited = os.path.realpath(folder), set[str]()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=_fail, followlinks=True):
         real = os.path.realpath(place)
         # A link up leads to other classes, and back here.
         if real in visited or (real != top and (top + os.sep).startswith(real.rstrip(os.sep) + os.sep)):
@@ -66,6 +83,15 @@ def find_images(folder: Path, skipped: Counter[str] | None = None) -> Iterable[s
                 yield os.path.join(place, name)
             elif skipped is not None and not name.startswith(".") and name.lower() not in _LEFTOVER_FILES:
                 skipped[suffix] += 1
+
+
+def _fail(error: OSError) -> None:
+    raise error  # a folder that may not be read would be passed over
+
+
+def _list_suffixes(counts: Counter[str]) -> str:
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0] or "~"))[:8]
+    return ", ".join(f"{suffix or 'without a suffix'} ({count})" for suffix, count in most)
 
 
 def _is_leftover(name: str) -> bool:

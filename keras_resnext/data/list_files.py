@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from .class_names import numbered, ordered
 from .listing import Listing
 from .records import read_class_names
 
-LISTS = (".csv", ".tsv", ".json", ".txt")
+LISTS = (".csv", ".tsv", ".json", ".jsonl", ".txt")
 _FILE_COLUMNS = (
     *("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_id", "image_path"),
     *("image_name", "img", "img_path"),
 )
 _LABEL_COLUMNS = ("label", "class", "category", "target", "class_name", "label_name", "labels")
-_SEPARATORS = (",", ";", "\t")
+_SEPARATORS = (",", ";", "\t", "|")
 _SUFFIXES = (".jpg", ".jpeg", ".png")  # that identifiers in place of file names leave out
 
 Row = tuple[str, str]
@@ -30,16 +31,25 @@ Row = tuple[str, str]
 
 def read_list(path: Path, expected: tuple[str, ...] | None) -> Listing:
     """The images that a list names, and their classes."""
-    readers = {".csv": _csv_rows, ".tsv": _csv_rows, ".json": _json_rows, ".txt": _text_rows}
+    readers = {".csv": _csv_rows, ".tsv": _csv_rows, ".json": _json_rows, ".jsonl": _json_rows, ".txt": _text_rows}
     try:
         rows = readers[path.suffix.lower()](path)
     except (json.JSONDecodeError, csv.Error) as error:
         raise ValueError(f"data={str(path)!r} cannot be read: {error}") from None
     files = [_find_file(path.parent, file) for file, _ in rows]
-    if absent := [file for file in files if not os.path.isfile(file)]:
+    absent = [file for file in files if not os.path.isfile(file)]
+    if len(files) > 1 and absent == files[:1]:
+        raise ValueError(
+            f"data={str(path)!r}: the first row, {rows[0]}, is neither an image and its label nor names of columns; "
+            f"these are known: {', '.join(_FILE_COLUMNS)} and {', '.join(_LABEL_COLUMNS)}"
+        )
+    if absent:
         raise FileNotFoundError(f"data={str(path)!r}: {len(absent)} listed images are missing, such as {absent[0]!r}")
     texts = [label for _, label in rows]
     _check_single(texts, path)
+    _check_once(files, texts, path)
+    if texts and all(re.fullmatch(r"\d+\.0", text) for text in texts):  # pandas' way of writing 3, beside gaps
+        texts = [text[:-2] for text in texts]
     if texts and all(text.lstrip("-").isdecimal() for text in texts):
         numbers = [_read_number(text, row, path) for row, text in enumerate(texts, start=1)]
         names = numbered(numbers, expected or read_class_names(path.parent), path)
@@ -67,10 +77,24 @@ def _check_single(texts: Sequence[str], path: Path) -> None:
             raise ValueError(f"data={str(path)!r}: row {row} has several labels, {text!r}; it must have one")
 
 
+def _check_once(files: Sequence[str], texts: Sequence[str], path: Path) -> None:
+    """A list with a row for each of an image's several labels shows the image as each of them; this says so."""
+    known: dict[str, str] = {}
+    pairs = [(os.path.normpath(file), text) for file, text in zip(files, texts, strict=True)]
+    if several := [(file, text) for file, text in pairs if known.setdefault(file, text) != text]:
+        file, text = several[0]
+        warnings.warn(
+            f"data={str(path)!r}: {len(several)} rows give an image another label than a row before, such as {file!r}: "
+            f"{known[file]!r} and {text!r}",
+            stacklevel=5,
+        )
+
+
 def _csv_rows(path: Path) -> list[Row]:
-    text = read_text(path)
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = max(_SEPARATORS, key=first.count)
+    text = read_text(path).lstrip()
+    if said := re.match(r"sep=(.)\n", text):  # Excel's own line
+        text = text[said.end() :]
+    separator = said[1] if said else max(_SEPARATORS, key=text.partition("\n")[0].count)
     rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator)]
     rows = [row for row in rows if any(row)]  # spreadsheets end in rows of nothing
     if not rows:
@@ -92,7 +116,7 @@ def _columns(names: Mapping[Any, Any]) -> tuple[Any, Any] | None:
 
 
 def _json_rows(path: Path) -> list[Row]:
-    data = json.loads(read_text(path))
+    data = list(map(json.loads, read_lines(path))) if path.suffix.lower() == ".jsonl" else json.loads(read_text(path))
     if isinstance(data, dict):
         return [(str(file), str(label).strip()) for file, label in data.items()]
     rows = []
@@ -114,8 +138,8 @@ def _text_rows(path: Path) -> list[Row]:
             row = line.rsplit(separator, maxsplit=1)
         if len(row) != 2 or not all(cell.strip() for cell in row):
             raise ValueError(f"data={str(path)!r}: line {number} must be a path and a label; it is {line!r}")
-        rows.append((row[0].strip(), row[1].strip()))
-    return rows
+        rows.append((row[0].strip().rstrip(",;"), row[1].strip()))
+    return rows[1:] if rows and _columns({name: i for i, name in enumerate(rows[0])}) == (0, 1) else rows
 
 
 def _read_number(text: str, row: int, path: Path) -> int:

@@ -55,7 +55,7 @@ class Listing:
         digest.update(self.labels.astype("<i8").tobytes())
         distinct = sorted(set(self.files))
         root = os.path.commonpath([os.path.dirname(file) for file in distinct]) if distinct else ""
-        sizes = {file: os.path.getsize(file) for file in distinct}
+        sizes = {file: os.path.getsize(file) if os.path.exists(file) else -1 for file in distinct}  # links to nothing
         for file in self.files:
             digest.update(f"{os.path.relpath(file, root)}\0{sizes[file]}\0".encode("utf-8", "surrogateescape"))
         if self.spans is not None:

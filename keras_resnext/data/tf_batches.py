@@ -39,7 +39,8 @@ def make_dataset(
     size, classes = augmentation.size, len(listing.classes)
     local = plan.batch_size // plan.shard[1]
     files = np.array([b"" if read else file.encode(errors="surrogateescape") for file in listing.files])
-    finish = _by_pillow(augmentation) if antialiased(augmentation) else _by_tensorflow(augmentation)
+    exif = preprocessing.exif
+    finish = _by_pillow(augmentation, exif) if antialiased(augmentation) else _by_tensorflow(augmentation, exif)
     mean, std = (np.tile(np.asarray(values, np.float32), size) for values in (preprocessing.mean, preprocessing.std))
     scale, shift = 1 / std, -mean / std
 
@@ -60,7 +61,7 @@ def make_dataset(
         if augmentation.crop_padding is not None:
             return data, tf.zeros(3, tf.int32)
         # Of what TensorFlow does not crop as it is the shape stays unknown: Pillow then does all of it.
-        plain = tf.io.is_jpeg(data) & (read_orientation(data) == 1)
+        plain = tf.io.is_jpeg(data) & ((read_orientation(data) == 1) if exif else True)
         return data, tf.cond(plain, lambda: tf.io.extract_jpeg_shape(data), lambda: tf.zeros(3, tf.int32))
 
     def draw(number: Tensor, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -109,14 +110,14 @@ def _numpy(function: Callable[..., Any], inputs: list[Tensor], outputs: list[tup
     return [tf.ensure_shape(tensor, shape) for tensor, (shape, _) in zip(tensors, outputs, strict=True)]
 
 
-def _by_pillow(augmentation: Augmentation) -> Callable[..., Tensor]:
+def _by_pillow(augmentation: Augmentation, exif: bool) -> Callable[..., Tensor]:
     """(data, shape, window, draws, seed) to an image that Pillow resizes, uint8 (size, size, 3)."""
 
     def finish(crop: np.ndarray, draws: np.ndarray, seed: np.ndarray) -> np.ndarray:
         return finish_crop(Image.fromarray(crop), draws, int(seed), augmentation)
 
     def whole(data: bytes, draws: np.ndarray, seed: np.ndarray) -> np.ndarray:
-        return make_image(data, draws, int(seed), augmentation)
+        return make_image(data, draws, int(seed), augmentation, exif)
 
     def call(data: Tensor, shape: Tensor, window: Tensor, draws: Tensor, seed: Tensor) -> Tensor:
         return tf.cond(
@@ -128,12 +129,12 @@ def _by_pillow(augmentation: Augmentation) -> Callable[..., Tensor]:
     return call
 
 
-def _by_tensorflow(augmentation: Augmentation) -> Callable[..., Tensor]:
+def _by_tensorflow(augmentation: Augmentation, exif: bool) -> Callable[..., Tensor]:
     """As `_by_pillow`, without antialiasing; float32 on 0..255 where nothing changes the colours."""
     size = augmentation.size
 
     def cut(data: bytes, draws: np.ndarray) -> np.ndarray:
-        return np.asarray(crop_image(data, draws, augmentation))
+        return np.asarray(crop_image(data, draws, augmentation, exif))
 
     def change_colours(array: np.ndarray, seed: np.ndarray) -> np.ndarray:
         return np.asarray(recolour(Image.fromarray(array), augmentation, int(seed)))

@@ -31,6 +31,7 @@ def evaluate(
     image_size: int | None = None,
     resize: int | None = None,
     interpolation: str | None = None,
+    exif: bool | None = None,
     limit: int | None = None,
     strict: bool = False,
     skip_limit: int | None = None,
@@ -50,7 +51,7 @@ def evaluate(
         labels: names of the model's classes in order; default those that a SavedModel records, or that training wrote
             beside the model, labels.txt.
         batch_size: images at once.
-        image_size, resize, interpolation: as in `classifier.open_classifier`.
+        image_size, resize, interpolation, exif: as in `classifier.open_classifier`.
         limit: at most so many images, evenly chosen.
         strict: whether the first image that cannot be read is an error.
         skip_limit: how many of them are passed over otherwise; default a hundredth of all, at least one.
@@ -68,7 +69,7 @@ def evaluate(
     listing = data if isinstance(data, Listing) else _read_validation(data)
     if not len(listing):
         raise ValueError("data holds no images")
-    classifier = open_classifier(model, image_size=image_size, resize=resize, interpolation=interpolation)
+    classifier = open_classifier(model, image_size=image_size, resize=resize, interpolation=interpolation, exif=exif)
     if classifier.kind == "raw":
         raise ValueError(
             f"model={classifier.name!r} gives numbers that are not probabilities; evaluating needs a softmax or sigmoid"

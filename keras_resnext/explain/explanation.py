@@ -116,7 +116,7 @@ def explain_feature_maps(
         raise ValueError(f"count={count!r} must be a positive integer")
     check_images(model)
     size, how = image_input(model, image_size)
-    pixels = load_image(image, size, resize=how.resize, interpolation=how.interpolation)
+    pixels = load_image(image, size, resize=how.resize, interpolation=how.interpolation, exif=how.exif)
     maps = feature_maps(model, preprocess_input(pixels[None], how), layer)[0]
     chosen = np.argsort(-np.abs(maps).mean(axis=(0, 1)), kind="stable")[:count].tolist()
     title = f"{len(chosen)} strongest of {maps.shape[-1]} channels at {find_layer(model, layer).name}"

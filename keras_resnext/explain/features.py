@@ -76,7 +76,7 @@ def extract_features(
     rows = []
     for start in range(0, len(files), batch_size):
         pixels = [
-            load_image(path, size, resize=how.resize, interpolation=how.interpolation)
+            load_image(path, size, resize=how.resize, interpolation=how.interpolation, exif=how.exif)
             for path in files[start : start + batch_size]
         ]
         images = ops.convert_to_tensor(preprocess_input(np.stack(pixels), how))

@@ -51,11 +51,13 @@ def load_calibration(calibration: Calibration, prepared: PreparedModel) -> np.nd
     if not paths:
         raise ValueError(f"calibration={calibration!r} is empty: it holds no images")
     paths = evenly(paths)
-    resize, interpolation = prepared.resize, prepared.preprocessing.interpolation
+    how = prepared.preprocessing
     loaded, broken = [], []
     for path in paths:
         try:
-            loaded.append(load_image(path, size, resize=resize, interpolation=interpolation))
+            loaded.append(
+                load_image(path, size, resize=prepared.resize, interpolation=how.interpolation, exif=how.exif)
+            )
         except (ValueError, OSError) as error:
             if not folder:
                 raise

@@ -69,7 +69,7 @@ def sample_images(
     ]
     how = image_input(model, size)[1]
     real = [
-        load_image(path, size, resize=how.resize, interpolation=how.interpolation).astype("float32")
+        load_image(path, size, resize=how.resize, interpolation=how.interpolation, exif=how.exif).astype("float32")
         for path in images or ()
     ]
     return np.concatenate([noise, np.stack([*digits, *real])])

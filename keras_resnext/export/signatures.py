@@ -17,7 +17,7 @@ def make_signatures(prepared: PreparedModel) -> Signatures:
     import tensorflow as tf
 
     network, size, names, main = prepared.network, prepared.size, prepared.labels, prepared.output
-    interpolation = prepared.preprocessing.interpolation
+    how = prepared.preprocessing
 
     # One function that all signatures share, so that its constants are in the file once.
     @tf.function(input_signature=[tf.TensorSpec((None, *size, 3), tf.float32)])  # type: ignore[untyped-decorator]
@@ -31,7 +31,7 @@ def make_signatures(prepared: PreparedModel) -> Signatures:
 
     def decode(image_bytes: Tensor) -> Tensor:
         return tf.map_fn(
-            lambda data: decode_image(data, size, prepared.resize, interpolation),
+            lambda data: decode_image(data, size, prepared.resize, how.interpolation, how.exif),
             image_bytes,
             fn_output_signature=tf.TensorSpec((*size, 3), tf.float32),
         )

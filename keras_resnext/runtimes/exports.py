@@ -24,7 +24,7 @@ class Export:
         run: images float32 (n, height, width, 3) on 0..255 to scores float32 (n, classes).
         size: height and width in pixels.
         classes: how many scores an image gets.
-        preprocessing: "resize" and "interpolation", as far as it records them.
+        preprocessing: "resize", "interpolation" and "exif", as far as it records them.
         kind: what the scores mean; None where it is not recorded.
         labels: names of the classes; None where it has none, or only numbers.
     """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from keras_resnext.data import read_listing
+from keras_resnext.data import find_unreadable, read_listing
 from keras_resnext.preprocessing import image_suffixes, load_image
 
 ROWS = [(f"img/{i}.jpg", ("cat", "dog")[i % 2]) for i in range(6)]
@@ -70,7 +70,9 @@ def test_every_suffix_that_pillow_reads_is_taken_and_others_are_counted(classes)
         save(classes / "cat" / name, format={"c": "WEBP", "d": "TIFF", "e": "JPEG2000"}.get(name[0], "JPEG"))
     for name in ("notes.txt", "a.xmp", "b.xmp", "README"):
         (classes / "dog" / name).write_text("x")
-    message = r"4 files are not images and are skipped: \.xmp \(2\), \.txt \(1\), without a suffix \(1\)"
+    message = (
+        r"4 files are not images that Pillow reads and are skipped: \.xmp \(2\), \.txt \(1\), without a suffix \(1\)"
+    )
     with pytest.warns(UserWarning, match=message):
         assert len(read_listing(classes)) == 11
     assert not {".pdf", ".eps", ".mpg", ".h5"} & set(image_suffixes())
@@ -117,6 +119,12 @@ def table(separator=",", header="path,label", rows=ROWS, end="\n"):
         ("bom.txt", "".join(f"{n} {c}\n\n" for n, c in ROWS).encode("utf-8-sig")),
         ("commas.txt", "".join(f"{n},{c}\n" for n, c in ROWS).encode()),
         ("UPPER.CSV", table().encode()),
+        ("pipe.csv", table("|").encode()),
+        ("excel_says.csv", ("sep=;\n" + table(";")).encode()),
+        ("old_mac.csv", table(end="\r").encode()),
+        ("header.txt", table(" ").encode()),
+        ("comma_and_space.txt", "".join(f"{n}, {c}\n" for n, c in ROWS).encode()),
+        ("lines.jsonl", "".join(json.dumps({"file_name": n, "label": c}) + "\n" for n, c in ROWS).encode("utf-8-sig")),
     ],
 )  # fmt: skip
 def test_lists(lists, name, data):
@@ -139,3 +147,77 @@ def test_several_labels_are_no_class_of_their_own(lists, several):
     (lists / "multi.csv").write_text(table(header="path,labels", rows=rows))
     with pytest.raises(ValueError, match="row 6 has several labels"):
         read_listing(lists / "multi.csv")
+
+
+@pytest.mark.parametrize("header", ["photo,kind", "path,species", "a,label"])
+def test_columns_of_other_names_are_no_image(lists, header):
+    (lists / "list.csv").write_text(table(header=header))
+    with pytest.raises(ValueError, match=r"the first row, .* is neither an image and its label nor names of columns"):
+        read_listing(lists / "list.csv")
+
+
+def test_an_image_listed_with_two_labels_is_said(lists):
+    (lists / "list.csv").write_text(table(rows=[*ROWS, (ROWS[0][0], "dog")]))
+    with pytest.warns(UserWarning, match=r"1 rows give an image another label .*0\.jpg': 'cat' and 'dog'"):
+        assert len(read_listing(lists / "list.csv")) == 7
+
+
+def test_whole_numbers_that_pandas_wrote_with_a_point(lists):
+    (lists / "list.csv").write_text(table(rows=[(n, f"{i % 2}.0") for i, (n, _) in enumerate(ROWS)]))
+    assert silent(lists / "list.csv").classes == ("0", "1")
+
+
+def test_a_link_does_not_give_images_two_classes(classes):
+    (classes / "cat" / "more").symlink_to(classes / "dog")
+    with pytest.raises(ValueError, match="belong to two classes, 'cat' and 'dog', by a link"):
+        read_listing(classes)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems know no difference")
+def test_folders_whose_names_look_alike_are_not_taken_for_one(classes):
+    for name in ("caf\u00e9", "cafe\u0301"):
+        save(classes / name / "0.jpg")
+    with pytest.raises(ValueError, match="have one name, written in two ways"):
+        read_listing(classes)
+
+
+def test_a_class_of_unread_formats_says_what_it_holds(classes):
+    for image in (classes / "cat").iterdir():
+        image.rename(image.with_suffix(".heic"))
+    with pytest.raises(ValueError, match=r"cat' holds no images .*; it holds \.heic \(3\)"):
+        read_listing(classes)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(classes, monkeypatch):
+    (classes / "cat" / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="locked"):
+        read_listing(classes)
+
+
+def test_a_link_to_nothing_is_an_unreadable_image(classes):
+    (classes / "cat" / "gone.jpg").symlink_to("nothing.jpg")
+    listing = silent(classes)
+    assert listing.fingerprint()
+    index = listing.files.index(str(classes / "cat" / "gone.jpg"))
+    assert find_unreadable(listing) == {index: "No such file or directory"}
+
+
+def test_a_png_with_a_large_colour_profile(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, 2_000_000, "uint8").tobytes()
+    save(tmp_path / "profile.png", icc_profile=noise)
+    assert (load_image(tmp_path / "profile.png", 24) == 99).all()
+
+
+def test_a_large_file_that_is_no_image_is_not_read_whole(tmp_path):
+    with open(tmp_path / "film.bin", "wb") as file:
+        file.truncate(1 << 40)  # of zeros that take no space
+    with pytest.raises(ValueError, match="is not an image that Pillow reads"):
+        load_image(tmp_path / "film.bin")
