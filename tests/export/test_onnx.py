@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_resnext import preprocess_input
+from keras_resnext import get_preprocessing, preprocess_input
 from keras_resnext.export import ExportReport, export_onnx
 from keras_resnext.export.export_options import OPSETS
 from tests.export.onnx_material import CLASSES, FEATURES, GROUPS, SIZE, make_images, small, spread
@@ -42,7 +42,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
 
 def from_keras(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
     """What the file must give, computed layer by layer as the model stands."""
-    inputs = preprocess_input(images)
+    inputs = preprocess_input(images, get_preprocessing(model))
     outputs = np.asarray(model(inputs, training=False), "float64")
     if outputs.ndim == 4 or not isinstance(model.layers[-1], layers.Dense):
         return {"features": outputs.mean((1, 2)) if outputs.ndim == 4 else outputs}
