@@ -66,7 +66,7 @@ def find_images(folder: Path, skipped: Counter[str] | None = None) -> Iterable[s
 
     Args:
         folder: where to look.
-        skipped: counts the suffixes of files that are no images.
+        skipped: counts the suffixes of files that are not images.
     """
     top, visited = os.path.realpath(folder), set[str]()
     for place, folders, names in os.walk(folder, onerror=_fail, followlinks=True):
