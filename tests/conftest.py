@@ -1,5 +1,3 @@
-import ctypes
-import gc
 import os
 from collections import Counter
 
@@ -10,24 +8,12 @@ import keras
 import pytest
 from hypothesis import settings
 
+from tests.support import free_memory
+
 # JAX compiles every new shape, which takes seconds; TensorFlow takes milliseconds.
 EXAMPLES = 100 if keras.backend.backend() == "tensorflow" else 6
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True, max_examples=EXAMPLES)
 settings.load_profile("suite")
-
-
-def _free_memory():
-    """Gives back what a test has built.
-
-    Models lie in reference cycles, so only the garbage collector frees them, and it counts objects, not gigabytes;
-    and glibc keeps freed memory for itself until malloc_trim.
-    """
-    gc.collect()
-    if hasattr(_LIBC, "malloc_trim"):
-        _LIBC.malloc_trim(0)
-
-
-_LIBC = ctypes.CDLL(None)
 
 
 def _resident_memory():
@@ -45,16 +31,16 @@ def _free_memory_after_large_tests(request):
     yield
     if request.node.get_closest_marker("slow"):
         keras.backend.clear_session()
-        _free_memory()
+        free_memory()
     elif _resident_memory() - before > 2e8:
-        _free_memory()
+        free_memory()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _free_memory_after_file():
     yield
     keras.backend.clear_session()
-    _free_memory()
+    free_memory()
 
 
 def pytest_collection_modifyitems(items):

@@ -1,5 +1,7 @@
 """What several test files share."""
 
+import ctypes
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +15,20 @@ def relative_error(actual: Any, expected: Any) -> float:
     actual, expected = np.asarray(actual, "float64"), np.asarray(expected, "float64")
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30))
+
+
+def free_memory() -> None:
+    """Gives back what was built and is not held any more.
+
+    Models lie in reference cycles, so only the garbage collector frees them, and it counts objects, not gigabytes;
+    and glibc keeps freed memory for itself until malloc_trim.
+    """
+    gc.collect()
+    if hasattr(_LIBC, "malloc_trim"):
+        _LIBC.malloc_trim(0)
+
+
+_LIBC = ctypes.CDLL(None)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from keras_resnext.weights import published
 from keras_resnext.weights.download import sha256
 from tests import code_blocks, file_server, references
 from tests.serving.server_process import Server
+from tests.support import free_memory
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the pages export, which needs the TensorFlow backend", allow_module_level=True)
@@ -61,6 +62,7 @@ def test_code_runs(page: str, desk: Path) -> None:
                 server = stack.enter_context(Server(desk / "savedmodels", poll=0.2))
                 places[ADDRESS] = f"127.0.0.1:{server.port}"
             code_blocks.run(block, names, places)
+            free_memory()  # each exports a network of full width
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,10 @@ from typing import Any
 
 import keras
 import numpy as np
-import pytest
 from keras import layers
 
 from keras_resnext import ResNeXt, preprocess_input
 from tests.support import randomise
-
-onnx = pytest.importorskip("onnx")
-ort = pytest.importorskip("onnxruntime")
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("export needs the TensorFlow backend", allow_module_level=True)
 
 SIZE, CLASSES, GROUPS, FEATURES = 64, 10, 8, 512  # at 32 the last map is one pixel, and pooling another operation
 

@@ -5,14 +5,10 @@ from typing import Any
 
 import keras
 import numpy as np
-import pytest
+import tensorflow as tf
 from PIL import Image
 
 from keras_resnext import ResNeXt, preprocess_input
-
-tf = pytest.importorskip("tensorflow")
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("export needs the TensorFlow backend", allow_module_level=True)
 
 SIZE, CLASSES = 16, 7
 

@@ -13,9 +13,6 @@ from keras_resnext.export.inference_convolution import InferenceConv2D, fastest_
 from keras_resnext.export.serving_session import SessionError, run_session
 from tests.support import randomise, relative_error
 
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("export needs the TensorFlow backend", allow_module_level=True)
-
 SMALL = dict(blocks=(1, 2, 1, 1), groups=16, width_per_group=4, classes=5, input_shape=(64, 64, 3))
 IMAGES = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype("float32")
 

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from keras_resnext.preprocessing import load_image
@@ -16,10 +17,6 @@ from tests.export.saved_model_material import (
     keras_probabilities,
     make_images,
 )
-
-tf = pytest.importorskip("tensorflow")
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("export needs the TensorFlow backend", allow_module_level=True)
 
 
 def frames(first: np.ndarray) -> bytes:

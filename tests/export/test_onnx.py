@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from keras import layers
 
@@ -15,11 +17,6 @@ from keras_resnext.export import ExportReport, export_onnx
 from keras_resnext.export.export_options import OPSETS
 from tests.export.onnx_material import CLASSES, FEATURES, GROUPS, SIZE, make_images, small, spread
 from tests.support import randomise, relative_error
-
-onnx = pytest.importorskip("onnx")
-ort = pytest.importorskip("onnxruntime")
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("export needs the TensorFlow backend", allow_module_level=True)
 
 # options of the network and of the export, and how many Conv there are
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {

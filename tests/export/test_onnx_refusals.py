@@ -8,17 +8,14 @@ from typing import Any
 
 import keras
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from keras import layers
 
 from keras_resnext.export import export_onnx
 from keras_resnext.export import onnx as module
 from tests.export.onnx_material import CLASSES, SIZE
-
-onnx = pytest.importorskip("onnx")
-ort = pytest.importorskip("onnxruntime")
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("export needs the TensorFlow backend", allow_module_level=True)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_resnext import ResNeXt, preprocess_input
 from keras_resnext.export import export_saved_model
@@ -24,10 +25,6 @@ from tests.export.saved_model_material import (
     make_images,
     small,
 )
-
-tf = pytest.importorskip("tensorflow")
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("export needs the TensorFlow backend", allow_module_level=True)
 
 WITHOUT_KERAS = """
 import sys

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from ai_edge_litert import interpreter as litert
 from keras import layers
 from PIL import Image
 
@@ -19,11 +21,6 @@ from keras_resnext.export.report import expected_outputs
 from keras_resnext.runtimes.litert import load
 from tests.export.tflite_material import CLASSES, SIZE, make_images, small
 from tests.support import randomise, relative_error
-
-tf = pytest.importorskip("tensorflow")
-litert = pytest.importorskip("ai_edge_litert.interpreter")
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("export needs the TensorFlow backend", allow_module_level=True)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},

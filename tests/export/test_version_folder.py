@@ -10,15 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_resnext import ResNeXt
 from keras_resnext.classifier import open_classifier
 from keras_resnext.export import export_saved_model
 from tests.export.saved_model_material import LABELS, OPTIONS, SIZE, keras_probabilities, make_images, small
-
-tf = pytest.importorskip("tensorflow")
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("export needs the TensorFlow backend", allow_module_level=True)
 
 
 @keras.saving.register_keras_serializable(package="tests")

@@ -4,15 +4,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import pytest
 
 from keras_resnext import ResNeXt
 from tests.support import randomise
-
-tf = pytest.importorskip("tensorflow")
-litert = pytest.importorskip("ai_edge_litert.interpreter")
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("export needs the TensorFlow backend", allow_module_level=True)
 
 SIZE, CLASSES = 64, 10
 
