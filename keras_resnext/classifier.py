@@ -11,7 +11,7 @@ import numpy as np
 
 from .labels import class_names, labels_beside
 from .loading import find_model_file, load_model
-from .network.input_preprocessing import Given, named_preprocessing, replace_preprocessing
+from .network.input_preprocessing import NAMED, Given, named_preprocessing, normalised_as, replace_preprocessing
 from .preprocessing import INTERPOLATIONS, Preprocessing, load_image, preprocess_input
 from .runtimes import KINDS, check_kind
 from .runtimes.exports import EXPORTS, Export, find_version
@@ -21,11 +21,6 @@ Model = Any  # a Classifier, keras.Model, str or path; Keras carries no types
 ImagePath = str | os.PathLike[str]
 
 BATCH = 8  # images at once in `predict_images`
-INSIDE: dict[str, Any] = {
-    "mean": (0.0, 0.0, 0.0),
-    "std": (1.0, 1.0, 1.0),
-    "channels": "RGB",
-}  # exports normalise inside
 
 
 @dataclass(frozen=True)
@@ -238,7 +233,7 @@ def _replaced(found: Classifier, given: Given) -> Preprocessing:
     if given is None:
         return found.preprocessing
     named = named_preprocessing(given)
-    if found.model is None and named != replace(named, **INSIDE):
+    if found.model is None and named != normalised_as(named, NAMED["none"]):
         raise ValueError(
             f"preprocessing={given!r} is for Keras models; model={found.name!r} is an export, which takes RGB on "
             "0..255 and normalises inside"
@@ -253,7 +248,7 @@ def _of_export(path: Path, export: Export) -> Classifier:
     known = {name: getattr(usual, name) for name in ("resize", "interpolation", "exif")}
     recorded = {name: export.preprocessing.get(name, value) for name, value in known.items()}
     try:
-        preprocessing = replace(usual, **recorded, **INSIDE)
+        preprocessing = normalised_as(replace(usual, **recorded), NAMED["none"])  # the graph does the rest
     except ValueError as error:
         raise ValueError(f"model={str(path)!r} has invalid preprocessing metadata: {error}") from None
     kind = export.kind or ("raw" if export.classes == 1 else "single")

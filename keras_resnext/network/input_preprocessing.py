@@ -90,7 +90,7 @@ def find_preprocessing(model: keras.Model) -> Preprocessing | None:
         shape = getattr(model, "input_shape", None)
         sides = [side for side in shape[1:3] if side] if isinstance(shape, tuple) and len(shape) == 4 else []
         side = min(sides) if len(sides) == 2 else NAMED["none"].size
-        return _normalising_as(known or replace(NAMED["none"], size=side, resize=side), NAMED["none"])
+        return normalised_as(known or replace(NAMED["none"], size=side, resize=side), NAMED["none"])
     return known
 
 
@@ -120,12 +120,12 @@ def replace_preprocessing(known: Preprocessing, given: Given, model: str) -> Pre
         return known
     chosen = named_preprocessing(given)
     if not isinstance(given, Preprocessing) and given in NAMED:
-        chosen = _normalising_as(known, chosen)
-    if chosen != _normalising_as(chosen, known):
+        chosen = normalised_as(known, chosen)
+    if chosen != normalised_as(chosen, known):
         warnings.warn(
             f"the preprocessing that is given replaces that of model={model!r}: mean {known.mean}, deviation "
             f"{known.std}, {known.channels}",
-            stacklevel=4,
+            stacklevel=2,  # one place, so that it is said once
         )
     return chosen
 
@@ -177,7 +177,8 @@ def preprocessing_of(facts: Any) -> Preprocessing:
     return Preprocessing(**facts)
 
 
-def _normalising_as(preprocessing: Preprocessing, other: Preprocessing) -> Preprocessing:
+def normalised_as(preprocessing: Preprocessing, other: Preprocessing) -> Preprocessing:
+    """`preprocessing` with the mean, the deviation and the channels of another."""
     return replace(preprocessing, mean=other.mean, std=other.std, channels=other.channels)
 
 
