@@ -12,6 +12,7 @@ from keras import layers
 
 from keras_resnext.export import export_tflite
 from tests.export.tflite_material import SIZE, make_images, small
+from tests.support import normalised_by_imagenet
 
 tf = pytest.importorskip("tensorflow")
 litert = pytest.importorskip("ai_edge_litert.interpreter")
@@ -107,7 +108,7 @@ class Odd(layers.Layer):
 def odd_model() -> keras.Model:
     image = keras.Input((16, 16, 3))
     x = layers.GlobalAveragePooling2D()(Odd(name="odd_one")(layers.Conv2D(4, 3)(image)))
-    return keras.Model(image, layers.Dense(3, activation="softmax")(x), name="odd")
+    return normalised_by_imagenet(keras.Model(image, layers.Dense(3, activation="softmax")(x), name="odd"))
 
 
 def test_operations_that_tflite_lacks_are_named(tmp_path: Path) -> None:
