@@ -75,8 +75,8 @@ def extract_features(
         raise ValueError("files is empty; it must name at least one image")
     if not isinstance(batch_size, Integral) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} must be a positive integer")
-    size, how = image_input(model, image_size, preprocessing)
     chosen = find_layer(model, layer) if layer is not None else find_head(model)
+    size, how = image_input(model, image_size, preprocessing)
     rows = []
     for start in range(0, len(files), batch_size):
         pixels = [

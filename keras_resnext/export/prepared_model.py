@@ -93,9 +93,9 @@ def prepare(
     """
     classes = classes_of(model)
     check_image_size(model, image_size)
-    for name, value in (("labels", labels), ("kind", kind)):
+    for given, value in ((f"labels={labels!r} are", labels), (f"kind={kind!r} is", kind)):
         if value is not None and not classes:
-            raise ValueError(f"{name}={value!r} is for classes, and model={model.name!r} gives features")
+            raise ValueError(f"{given} for classes, and model={model.name!r} gives features")
     size, prepared = image_input(model, image_size, preprocessing)
     kind = kind or output_kind(model) if classes else None
     network = build_network(model, target, size, prepared, kind)

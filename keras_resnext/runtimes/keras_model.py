@@ -112,7 +112,7 @@ def output_kind(model: keras.Model) -> str:
     what = f"{name} {operation.name!r}" + f" ({getattr(activation, '__name__', activation)})" * (activation is not None)
     raise ValueError(
         f"model={model.name!r} ends in {what}, which does not show what its outputs mean; give kind={'|'.join(KINDS)}: "
-        "probabilities of classes of which one is right, probabilities of labels, or numbers as they are"
+        "for single (one class is right) and multi (labels) it must give probabilities, 0 to 1; raw is any numbers"
     )
 
 
