@@ -119,7 +119,7 @@ def replace_preprocessing(known: Preprocessing, given: Given, model: str) -> Pre
     if given is None:
         return known
     chosen = named_preprocessing(given)
-    if not isinstance(given, Preprocessing) and given in NAMED:
+    if not isinstance(given, Preprocessing) and os.fspath(given) in NAMED:
         chosen = normalised_as(known, chosen)
     if chosen != normalised_as(chosen, known):
         warnings.warn(
