@@ -72,10 +72,10 @@ def test_answers_count(foreign, tmp_path, capsys):
     )  # fmt: skip
 
 
-def test_an_answer_that_replaces_what_the_model_shows_is_said_once(foreign, capsys):
+def test_an_answer_that_replaces_what_the_model_shows_is_said(foreign, capsys):
     image = keras.Input((SIZE, SIZE, 3))
     keras.Model(image, foreign(keras.layers.Rescaling(1 / 255)(image)), name="inside").save("m.keras")
-    code, _, err = run(*COMMANDS["explain"], "--preprocessing", "tf", capsys=capsys)
+    code, _, err = run(*COMMANDS["predict"], "--preprocessing", "tf", capsys=capsys)
     assert (code, err.count("\n")) == (0, 1)
     assert err.startswith(
         "keras-resnext: warning: the preprocessing that is given replaces that of model='inside': mean"
