@@ -11,15 +11,16 @@ import numpy as np
 
 from .labels import class_names, labels_beside
 from .loading import find_model_file, load_model
+from .network.input_preprocessing import NAMED, Given, named_preprocessing, normalised_as, replace_preprocessing
 from .preprocessing import INTERPOLATIONS, Preprocessing, load_image, preprocess_input
+from .runtimes import KINDS, check_kind
 from .runtimes.exports import EXPORTS, Export, find_version
-from .runtimes.keras_model import KINDS, Run, check_classifier, image_input, load_run, output_kind
+from .runtimes.keras_model import Run, check_classifier, image_input, load_run, output_kind
 
 Model = Any  # a Classifier, keras.Model, str or path; Keras carries no types
 ImagePath = str | os.PathLike[str]
 
 BATCH = 8  # images at once in `predict_images`
-INSIDE: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # exports normalise inside
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def open_classifier(
     interpolation: str | None = None,
     exif: bool | None = None,
     labels: Sequence[str] | None = None,
+    preprocessing: Given = None,
     kind: str | None = None,
 ) -> Classifier:
     """Opens a classifier in any format: a Keras model, whatever `load_model` takes, or an export of this package.
@@ -107,31 +109,34 @@ def open_classifier(
     Args:
         model: the model, its path or name, or a `Classifier`, which the other arguments change.
         image_size: height and width, where the model leaves them free.
-        resize: shorter side before the centre crop, at least the size; default as came with the model. For files that
-            record nothing (TFLite) it is `size / 0.875`, and below 64 pixels the size itself.
+        resize: shorter side before the centre crop, at least the size; default as came with the model.
         interpolation: "bilinear" or "bicubic"; default as came with the model, else bilinear.
         exif: whether images are turned upright as EXIF says; default as came with the model, else they are.
         labels: one name a class; default those recorded in a SavedModel, or in labels.txt beside the model.
+        preprocessing: how a Keras model's images are prepared, as in `named_preprocessing`: "imagenet", "none", "tf",
+            "caffe", the path of a JSON file, or a `Preprocessing`. It is needed where the model neither records it nor
+            scales its images inside, and replaces what it records.
         kind: what the scores mean, as in `Classifier`. Default: of a Keras model as its last layer says, of an export
-            as it records. With "raw" a Keras model that ends in linear scores keeps them.
+            as it records. Behind linear scores "single" adds a softmax, "multi" a sigmoid, and "raw" nothing.
 
     Raises:
         FileNotFoundError: there is nothing at the path.
-        ValueError: the file cannot be read or is not a classifier, or an argument is out of range.
+        ValueError: the file cannot be read or is not a classifier; an argument is out of range, or missing where the
+            model does not say how its images are prepared or what it gives.
         ImportError: the runtime for the format is not installed.
     """
     for side in image_size if isinstance(image_size, tuple) else (image_size,):
         if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < 1):
             raise ValueError(f"image_size={image_size!r} must be a positive integer")
-    for name, value, choices in (("interpolation", interpolation, INTERPOLATIONS), ("kind", kind, KINDS)):
-        if value not in (None, *choices):
-            raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}")
+    if interpolation not in (None, *INTERPOLATIONS):
+        raise ValueError(f"interpolation={interpolation!r} must be one of {', '.join(INTERPOLATIONS)}")
+    check_kind(kind)
     if isinstance(model, Classifier):
-        found = model
+        found = replace(model, preprocessing=_replaced(model, preprocessing))
     elif isinstance(model, keras.Model):
-        found = _open_keras(model, image_size)
+        found = _open_keras(model, image_size, preprocessing, kind)
     else:
-        found = _open_path(find_model_file(model), image_size)
+        found = _open_path(find_model_file(model), image_size, preprocessing, kind)
     if kind not in (None, found.kind):
         run = found.run if found.model is None else load_run(found.model, kind)
         found = replace(found, run=run, kind=kind)
@@ -140,14 +145,14 @@ def open_classifier(
         raise ValueError(f"image_size={image_size!r} must be {found.size}, which model={found.name!r} fixes")
     if resize is not None and (not isinstance(resize, int) or resize < min(found.size)):
         raise ValueError(f"resize={resize!r} must be an integer of at least {min(found.size)}, the image size")
-    preprocessing = replace(
+    prepared = replace(
         found.preprocessing,
         resize=resize or found.resize,
         interpolation=interpolation or found.interpolation,
         exif=found.preprocessing.exif if exif is None else exif,
     )
     known = found.labels if labels is None else tuple(class_names(labels, found.classes))
-    return replace(found, preprocessing=preprocessing, labels=known)
+    return replace(found, preprocessing=prepared, labels=known)
 
 
 def predict_images(
@@ -157,12 +162,14 @@ def predict_images(
     top: int = 5,
     labels: Sequence[str] | None = None,
     image_size: int | None = None,
+    preprocessing: Given = None,
+    kind: str | None = None,
     on_error: Callable[[ImagePath, Exception], None] | None = None,
 ) -> Iterator[tuple[ImagePath, list[tuple[str, float]]]]:
     """Classifies image files, a few at a time.
 
     Args:
-        model, labels, image_size: as in `open_classifier`.
+        model, labels, image_size, preprocessing, kind: as in `open_classifier`.
         images: paths.
         top: how many classes an image; fewer where the model has fewer.
         on_error: called with the path of an image that cannot be read, and why; the others are still classified.
@@ -173,9 +180,9 @@ def predict_images(
 
     Raises:
         FileNotFoundError: there is no such image.
-        ValueError: an image that cannot be read; a model or labels as in `open_classifier`.
+        ValueError: an image that cannot be read; the others as in `open_classifier`.
     """
-    classifier = open_classifier(model, labels=labels, image_size=image_size)
+    classifier = open_classifier(model, labels=labels, image_size=image_size, preprocessing=preprocessing, kind=kind)
     for start in range(0, len(images), BATCH):
         pixels: dict[int, np.ndarray] = {}
         for i, path in enumerate(images[start : start + BATCH], start=start):
@@ -190,9 +197,12 @@ def predict_images(
                 yield images[i], classifier.best(scores, top)
 
 
-def _open_keras(model: keras.Model, image_size: int | tuple[int, int] | None) -> Classifier:
-    classes, kind = check_classifier(model), output_kind(model)
-    size, preprocessing = image_input(model, image_size)
+def _open_keras(
+    model: keras.Model, image_size: int | tuple[int, int] | None, given: Given, kind: str | None
+) -> Classifier:
+    classes = check_classifier(model)
+    kind = kind or output_kind(model)
+    size, preprocessing = image_input(model, image_size, given)
     return Classifier(
         name=model.name,
         runtime=f"Keras on {keras.backend.backend()}",
@@ -205,16 +215,32 @@ def _open_keras(model: keras.Model, image_size: int | tuple[int, int] | None) ->
     )
 
 
-def _open_path(path: ImagePath, image_size: int | tuple[int, int] | None) -> Classifier:
+def _open_path(path: ImagePath, image_size: int | tuple[int, int] | None, given: Given, kind: str | None) -> Classifier:
     place = Path(path)
     suffix = "folder" if find_version(place) else place.suffix.lower()
     if suffix in EXPORTS:
         if not place.exists():
             raise FileNotFoundError(f"model={os.fspath(path)!r}: there is no such file")
         found = _of_export(place, EXPORTS[suffix](place))
+        found = replace(found, preprocessing=_replaced(found, given))
     else:
-        found = replace(_open_keras(load_model(path), image_size), name=os.fspath(path))
+        found = replace(_open_keras(load_model(path), image_size, given, kind), name=os.fspath(path))
     return found if found.labels is not None else replace(found, labels=labels_beside(path, found.classes))
+
+
+def _replaced(found: Classifier, given: Given) -> Preprocessing:
+    """What an open classifier's images are prepared as: an export's are normalised inside, and that cannot change."""
+    if given is None:
+        return found.preprocessing
+    named = named_preprocessing(given)
+    if found.model is None and named != normalised_as(named, NAMED["none"]):
+        raise ValueError(
+            f"preprocessing={given!r} is for Keras models; model={found.name!r} is an export, which takes RGB on "
+            "0..255 and normalises inside"
+        )
+    chosen = replace_preprocessing(found.preprocessing, given, found.name)
+    side = min(found.size)
+    return replace(chosen, size=side, resize=chosen.resize_for(side))
 
 
 def _of_export(path: Path, export: Export) -> Classifier:
@@ -222,7 +248,7 @@ def _of_export(path: Path, export: Export) -> Classifier:
     known = {name: getattr(usual, name) for name in ("resize", "interpolation", "exif")}
     recorded = {name: export.preprocessing.get(name, value) for name, value in known.items()}
     try:
-        preprocessing = replace(usual, **recorded, **INSIDE)
+        preprocessing = normalised_as(replace(usual, **recorded), NAMED["none"])  # the graph does the rest
     except ValueError as error:
         raise ValueError(f"model={str(path)!r} has invalid preprocessing metadata: {error}") from None
     kind = export.kind or ("raw" if export.classes == 1 else "single")

@@ -18,6 +18,7 @@ Array = Any
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 INTERPOLATIONS = ("bilinear", "bicubic")
+CHANNELS = ("RGB", "BGR")
 
 MAX_RESIZED = 1 << 24  # pixels; an image 1 pixel wide and 70,000 high would grow to 4.6 billion
 
@@ -33,8 +34,9 @@ class Preprocessing:
         resize: shorter side before the crop, in pixels, at least `size`; default `size / 0.875`, and below 64 pixels,
             CIFAR's sizes, `size` itself.
         interpolation: "bilinear" or "bicubic", antialiased.
-        mean, std: per channel, RGB on 0..255.
+        mean, std: of red, green and blue, on 0..255, whatever `channels` is.
         exif: whether images are turned upright as their EXIF orientation says; torchvision ignores it: False.
+        channels: the order in which the network takes them, "RGB" or "BGR".
 
     Raises:
         ValueError: a value out of range, from the constructor.
@@ -46,6 +48,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD
     exif: bool = True
+    channels: str = "RGB"
 
     def __post_init__(self) -> None:
         if not self.resize and isinstance(self.size, Integral):
@@ -55,8 +58,9 @@ class Preprocessing:
             if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
             object.__setattr__(self, name, int(value))
-        if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation={self.interpolation!r} must be one of {', '.join(INTERPOLATIONS)}")
+        for name, choices in (("interpolation", INTERPOLATIONS), ("channels", CHANNELS)):
+            if (chosen := getattr(self, name)) not in choices:
+                raise ValueError(f"{name}={chosen!r} must be one of {', '.join(choices)}")
         if not isinstance(self.exif, bool):
             raise ValueError(f"exif={self.exif!r} must be True or False")
         for name, above in (("mean", float("-inf")), ("std", 0.0)):
@@ -78,9 +82,11 @@ def _uncropped(size: int, share: float) -> int:
 def preprocess_input(images: Array, preprocessing: Preprocessing | None = None) -> Array:
     """Normalises RGB images on 0..255: subtracts the mean and divides by the standard deviation per channel.
 
+    For a network that takes BGR the channels are then exchanged.
+
     Args:
         images: (…, height, width, 3), a NumPy array of any number type, a backend tensor or a Keras tensor.
-        preprocessing: whose mean and deviation to use; default ImageNet's, as all published ResNeXt do.
+        preprocessing: whose mean, deviation and channels to use; default ImageNet's, as all published ResNeXt do.
 
     Returns:
         The same shape in float32 (or the float type of `images`); NumPy for NumPy. `images` is not changed.
@@ -96,14 +102,18 @@ def preprocess_input(images: Array, preprocessing: Preprocessing | None = None) 
     mean, std = np.asarray(preprocessing.mean, "float32"), np.asarray(preprocessing.std, "float32")
     if isinstance(images, np.ndarray):
         dtype = images.dtype if np.issubdtype(images.dtype, np.floating) else np.float32
-        return ((images.astype("float32") - mean) / std).astype(dtype)
+        return _ordered((images.astype("float32") - mean) / std, preprocessing).astype(dtype)
     import keras
     from keras import ops  # a tensor: its framework is there
 
     dtype = keras.backend.standardize_dtype(images.dtype)
     images = ops.cast(images, "float32")
-    normalised = (images - mean) / std
+    normalised = _ordered((images - mean) / std, preprocessing)
     return ops.cast(normalised, dtype) if "float" in dtype else normalised
+
+
+def _ordered(images: Array, preprocessing: Preprocessing) -> Array:
+    return images[..., ::-1] if preprocessing.channels == "BGR" else images
 
 
 # Formats that Pillow opens and that are no images of one scene: pages, films, cursors, data of instruments.

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resnext import Preprocessing, set_preprocessing
+
 
 def relative_error(actual: Any, expected: Any) -> float:
     """max |a - b| / max |b|, the measure of every parity claim here."""
@@ -41,6 +43,12 @@ def without_weights() -> Iterator[None]:
     with keras.StatelessScope(initialize_variables=False):
         yield
     keras.backend.clear_session()
+
+
+def normalised_by_imagenet(model: keras.Model) -> keras.Model:
+    """A model of other hands, which says nothing of its images, told to take what ImageNet's models take."""
+    set_preprocessing(model, Preprocessing(model.input_shape[1]))
+    return model
 
 
 def value_and_gradients(

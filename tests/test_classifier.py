@@ -180,11 +180,13 @@ def test_exports_remember_how_images_are_prepared(tmp_path: Path) -> None:
     prepared = {name: (one.size, one.resize, one.interpolation) for name, one in found.items()}
     assert prepared == {
         "m.onnx": ((SIZE, SIZE), resize, "bicubic"),
-        "m.tflite": ((SIZE, SIZE), resize, "bilinear"),
+        "m.tflite": ((SIZE, SIZE), resize, "bicubic"),
         "sm": ((SIZE, SIZE), 24, "bicubic"),
     }
-    told = open_classifier(tmp_path / "m.tflite", resize=20, interpolation="bicubic")
-    assert (told.resize, told.interpolation) == (20, "bicubic")
+    told = open_classifier(tmp_path / "m.tflite", resize=20, interpolation="bilinear", preprocessing="none")
+    assert (told.resize, told.interpolation) == (20, "bilinear")
+    with pytest.raises(ValueError, match=r"preprocessing='tf' is for Keras models; model=.* is an export, which takes"):
+        open_classifier(tmp_path / "m.tflite", preprocessing="tf")
     (version / "manifest.json").write_text('{"preprocessing": {"resize": 3}}')
     with pytest.raises(ValueError, match="has invalid preprocessing metadata: resize=3"):
         open_classifier(version)

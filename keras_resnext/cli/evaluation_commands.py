@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from ..export.export_options import KIND, PREPROCESSING
 from .application import TRAINING, Classifier, app, load_framework, printable, tell
 from .from_fields import from_fields
 
@@ -38,6 +39,8 @@ class EvaluateOptions:
     ignore_exif: bool = field(
         default=False, metadata={"help": "Leave images as they are stored, as torchvision does, not upright."}
     )
+    preprocessing: str | None = field(default=None, metadata=PREPROCESSING)
+    kind: str | None = field(default=None, metadata=KIND)
     limit: int | None = field(default=None, metadata={"min": 1, "help": "At most N images, evenly chosen."})
     strict: bool = field(default=False, metadata={"help": "Stop at the first unreadable image."})
     skip_limit: int | None = field(
@@ -74,6 +77,8 @@ def evaluate(
         resize=options.resize,
         interpolation=options.interpolation,
         exif=False if options.ignore_exif else None,
+        preprocessing=options.preprocessing,
+        kind=options.kind,
         limit=options.limit,
         strict=options.strict,
         skip_limit=options.skip_limit,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..export.export_options import KIND, PREPROCESSING
 from .application import TRAINING, Images, Model, app, format_score, load_framework, printable
 from .from_fields import from_fields
 from .image_files import check_files, distinct_stems, find_images
@@ -41,6 +42,8 @@ class ExplainOptions:
         metadata={"help": "Text file with one class name a line; default labels.txt beside the model."},
     )
     image_size: int | None = field(default=None, metadata=_IMAGE_SIZE)
+    preprocessing: str | None = field(default=None, metadata=PREPROCESSING)
+    kind: str | None = field(default=None, metadata=KIND)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class FeatureOptions:
     )
     batch_size: int = field(default=8, metadata={"min": 1, "help": "Images that run together."})
     image_size: int | None = field(default=None, metadata=_IMAGE_SIZE)
+    preprocessing: str | None = field(default=None, metadata=PREPROCESSING)
 
 
 @app.command(rich_help_panel=TRAINING)
@@ -67,7 +71,9 @@ def explain(model: Model, images: Images, options: ExplainOptions) -> None:
     from ..labels import read_labels
 
     labels = read_labels(options.labels) if options.labels else None
-    classifier = open_classifier(model, image_size=options.image_size, labels=labels)
+    classifier = open_classifier(
+        model, image_size=options.image_size, labels=labels, preprocessing=options.preprocessing, kind=options.kind
+    )
     options.output.mkdir(parents=True, exist_ok=True)
     for image, stem in zip(images, distinct_stems(images), strict=True):
         path = options.output / f"{stem}.{options.method}.png"
@@ -78,7 +84,12 @@ def explain(model: Model, images: Images, options: ExplainOptions) -> None:
         if options.feature_maps:
             path = options.output / f"{stem}.feature_maps.png"
             channels = explain_feature_maps(
-                classifier.model, image, path, layer=options.layer, image_size=classifier.size
+                classifier.model,
+                image,
+                path,
+                layer=options.layer,
+                image_size=classifier.size,
+                preprocessing=options.preprocessing,
             )
             print(printable(f"{path}  strongest channels {', '.join(map(str, channels[:4]))}"))
 
@@ -124,6 +135,7 @@ def features(
             layer=options.layer,
             batch_size=options.batch_size,
             image_size=options.image_size,
+            preprocessing=options.preprocessing,
         )
         for start in shown
     ]

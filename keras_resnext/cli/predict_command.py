@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..export.export_options import KIND, PREPROCESSING
 from .application import MODELS, Classifier, app, format_score, load_framework, tell
 from .from_fields import from_fields
 from .image_files import find_images
@@ -33,6 +34,8 @@ class PredictOptions:
     image_size: int | None = field(
         default=None, metadata={"min": 1, "help": "Height and width, where the model leaves them free."}
     )
+    preprocessing: str | None = field(default=None, metadata=PREPROCESSING)
+    kind: str | None = field(default=None, metadata=KIND)
     json: bool = field(default=False, metadata={"help": "Print JSON: a list with one object an image."})
     csv: bool = field(default=False, metadata={"help": "Print CSV: image, rank, class, score."})
 
@@ -59,7 +62,9 @@ def predict(
     from ..labels import read_labels
 
     labels = read_labels(options.labels) if options.labels else None
-    classifier = open_classifier(model, image_size=options.image_size, labels=labels)
+    classifier = open_classifier(
+        model, image_size=options.image_size, labels=labels, preprocessing=options.preprocessing, kind=options.kind
+    )
     broken: list[Exception] = []
     found = predict_images(classifier, files, top=options.top, on_error=lambda _, error: broken.append(error))
     answers = [(str(path), ranking) for path, ranking in found]

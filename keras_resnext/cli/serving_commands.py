@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..export.export_options import KIND, PREPROCESSING
 from ..serving.server.serve_options import ServeOptions
 from .application import MODEL_HELP, SERVING, app, load_framework, printable, silenced, tell
 from .from_fields import from_fields
@@ -32,6 +33,8 @@ class ModelOptions:
         default=None,
         metadata={"panel": "MODEL", "min": 1, "help": "Height and width, where the model leaves them free."},
     )
+    preprocessing: str | None = field(default=None, metadata={**PREPROCESSING, "panel": "MODEL"})
+    kind: str | None = field(default=None, metadata={**KIND, "panel": "MODEL"})
 
 
 @app.command(rich_help_panel=SERVING)
@@ -60,7 +63,10 @@ def serve(
     folder = Path(base)
     if folder.is_dir():
         if exported != ModelOptions():
-            raise ValueError(f"--labels and --image-size are for a MODEL; the exports in BASE={base!r} have theirs")
+            raise ValueError(
+                "--labels, --image-size, --preprocessing and --kind are for a MODEL; the exports in "
+                f"BASE={base!r} have theirs"
+            )
     elif base == "savedmodels":
         raise FileNotFoundError("BASE='savedmodels': there is no such folder; `keras-resnext quickstart` makes one")
     else:
@@ -69,7 +75,14 @@ def serve(
         from ..serving.server.exported import export_to_cache
 
         names = read_labels(exported.labels) if exported.labels else None
-        folder = export_to_cache(base, labels=names, image_size=exported.image_size, tell=tell)
+        folder = export_to_cache(
+            base,
+            labels=names,
+            image_size=exported.image_size,
+            preprocessing=exported.preprocessing,
+            kind=exported.kind,
+            tell=tell,
+        )
     _log_to_standard_error()
     run(folder, options, lambda line: print(printable(line), flush=True), silenced)
 

@@ -81,7 +81,8 @@ def make_dataset(
         image = tf.cast(tf.ensure_shape(finish(data, shape, window, draws, seed), (size, size, 3)), tf.float32)
         # As rows of values, while the processor has them at hand: 0.3 ms an image against 2.9 ms by the batch of 32.
         rows = tf.reshape(image, (size, size * 3)) * scale + shift
-        return tf.reshape(rows, (size, size, 3)), tf.one_hot(label, classes)
+        values = tf.reshape(rows, (size, size, 3))
+        return values if preprocessing.channels == "RGB" else values[..., ::-1], tf.one_hot(label, classes)
 
     def blend(number: Tensor, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         shapes = [(tensor.shape, tf.float32) for tensor in batch]

@@ -14,6 +14,7 @@ from rich.console import Console
 from ..classifier import Classifier, Model, open_classifier
 from ..data import Listing, default_skip_limit, find_splits, read_listing
 from ..labels import class_names, match_classes
+from ..network.input_preprocessing import Given
 from ..progress import Bar
 from .label_scores import LabelScores, binary_cross_entropy, score_labels
 from .metrics import calibration_bins, confusion_matrix, rank_of
@@ -32,6 +33,8 @@ def evaluate(
     resize: int | None = None,
     interpolation: str | None = None,
     exif: bool | None = None,
+    preprocessing: Given = None,
+    kind: str | None = None,
     limit: int | None = None,
     strict: bool = False,
     skip_limit: int | None = None,
@@ -51,7 +54,7 @@ def evaluate(
         labels: names of the model's classes in order; default those that a SavedModel records, or that training wrote
             beside the model, labels.txt.
         batch_size: images at once.
-        image_size, resize, interpolation, exif: as in `classifier.open_classifier`.
+        image_size, resize, interpolation, exif, preprocessing, kind: as in `classifier.open_classifier`.
         limit: at most so many images, evenly chosen.
         strict: whether the first image that cannot be read is an error.
         skip_limit: how many of them are passed over otherwise; default a hundredth of all, at least one.
@@ -69,7 +72,15 @@ def evaluate(
     listing = data if isinstance(data, Listing) else _read_validation(data)
     if not len(listing):
         raise ValueError("data holds no images")
-    classifier = open_classifier(model, image_size=image_size, resize=resize, interpolation=interpolation, exif=exif)
+    classifier = open_classifier(
+        model,
+        image_size=image_size,
+        resize=resize,
+        interpolation=interpolation,
+        exif=exif,
+        preprocessing=preprocessing,
+        kind=kind,
+    )
     if classifier.kind == "raw":
         raise ValueError(
             f"model={classifier.name!r} gives numbers that are not probabilities; evaluating needs a softmax or sigmoid"

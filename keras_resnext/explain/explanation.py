@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from ..classifier import Classifier, Model, open_classifier
+from ..network.input_preprocessing import Given
 from ..preprocessing import load_image, preprocess_input
 from ..runtimes.keras_model import check_images, image_input
 from .class_activation import METHODS, grad_cam
@@ -50,6 +51,8 @@ def explain_image(
     method: str = "grad_cam",
     labels: Sequence[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    preprocessing: Given = None,
+    kind: str | None = None,
 ) -> Explanation:
     """Writes a PNG: the image as the model sees it, and over it where the model sees a class.
 
@@ -61,12 +64,13 @@ def explain_image(
         class_index: number or name of the class to explain; default the predicted one.
         labels: class names; default as the classifier has them: beside it, ImageNet's for 1000 classes, else numbers.
         image_size: height and width where the model leaves them free; default as its preprocessing has it.
+        preprocessing, kind: as in `open_classifier`; needed where the model does not say it.
 
     Raises:
         FileNotFoundError: no such image, or no folder for the PNG.
-        ValueError: as `grad_cam`; an export, an image that cannot be read, or labels of the wrong number.
+        ValueError: as `grad_cam` and `open_classifier`; an export, or an image that cannot be read.
     """
-    classifier = open_classifier(model, image_size=image_size, labels=labels)
+    classifier = open_classifier(model, image_size=image_size, labels=labels, preprocessing=preprocessing, kind=kind)
     network, names = network_of(classifier), classifier.names
     pixels = classifier.read(image)
     scores = classifier.scores(pixels[None])[0]
@@ -98,12 +102,13 @@ def explain_feature_maps(
     layer: str | None = None,
     count: int = 15,
     image_size: int | tuple[int, int] | None = None,
+    preprocessing: Given = None,
 ) -> list[int]:
     """Writes a PNG: the image as the model sees it, and the channels of a layer's map that are strongest on average.
 
     Args:
         model: a Keras model of images; it needs no head.
-        image, path, layer, image_size: as in `explain_image`.
+        image, path, layer, image_size, preprocessing: as in `explain_image`.
         count: channels shown, at least 1; fewer where the layer has fewer.
 
     Returns:
@@ -115,7 +120,7 @@ def explain_feature_maps(
     if not isinstance(count, Integral) or count < 1:
         raise ValueError(f"count={count!r} must be a positive integer")
     check_images(model)
-    size, how = image_input(model, image_size)
+    size, how = image_input(model, image_size, preprocessing)
     pixels = load_image(image, size, resize=how.resize, interpolation=how.interpolation, exif=how.exif)
     maps = feature_maps(model, preprocess_input(pixels[None], how), layer)[0]
     chosen = np.argsort(-np.abs(maps).mean(axis=(0, 1)), kind="stable")[:count].tolist()

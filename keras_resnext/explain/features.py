@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from ..network.input_preprocessing import Given
 from ..preprocessing import load_image, preprocess_input
 from ..runtimes.keras_model import check_images, image_input
 from .probing import Recorder, as_float64, check_batch, find_head, find_layer, run
@@ -48,8 +49,9 @@ def extract_features(
     layer: str | None = None,
     batch_size: int = 8,
     image_size: int | None = None,
+    preprocessing: Given = None,
 ) -> np.ndarray:
-    """Features of image files, prepared as the model's own preprocessing says, for retrieval and clustering.
+    """Features of image files, for retrieval and clustering.
 
     Args:
         model: of images, with a head or without.
@@ -58,21 +60,23 @@ def extract_features(
             dense layer, else the model's own output, averaged if it is a map.
         batch_size: images that run together.
         image_size: height and width where the model leaves them free; default as its preprocessing has it.
+        preprocessing: as in `classifier.open_classifier`; needed where the model does not say it.
 
     Returns:
         float32 (files, channels), in the order of `files`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no files, an image that is none, an unknown layer, or a model whose features cannot be told.
+        ValueError: no files, an image that is none, an unknown layer, a model whose features cannot be told, or
+            one that does not say how its images are prepared.
     """
     check_images(model)
     if not files:
         raise ValueError("files is empty; it must name at least one image")
     if not isinstance(batch_size, Integral) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} must be a positive integer")
-    size, how = image_input(model, image_size)
     chosen = find_layer(model, layer) if layer is not None else find_head(model)
+    size, how = image_input(model, image_size, preprocessing)
     rows = []
     for start in range(0, len(files), batch_size):
         pixels = [

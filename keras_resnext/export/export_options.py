@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..runtimes import KINDS, check_kind
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 TARGETS = ("cpu", "gpu", "portable")
@@ -18,6 +20,19 @@ MAX_VERSION = 2**63 - 1  # TF Serving reads versions as 64-bit integers
 QUANTIZATIONS = (None, "float16", "dynamic", "int8", "int16x8")
 IO_TYPES = {"int8": ("float32", "int8", "uint8"), "int16x8": ("float32", "int16")}
 OPSETS = range(13, 19)  # tf2onnx 1.17 writes up to 18; below 13 lie other forms of the same operations
+
+# Other commands have these options too.
+PREPROCESSING = {
+    "metavar": "imagenet|none|tf|caffe|FILE",
+    "help": "How images are prepared, where the model does not say or says it wrong: torchvision's mean and deviation, "
+    "0..255 as they are, -1..1, BGR less the mean, or a JSON file.",
+}
+KIND = {
+    "metavar": "|".join(KINDS),
+    "choices": KINDS,
+    "help": "What the outputs are: probabilities of which one is right, probabilities of labels, or raw numbers; "
+    "default as the last layer says.",
+}
 
 
 def _option(default: Any, panel: str, help: str, **command_line: Any) -> Any:
@@ -31,6 +46,13 @@ class ExportOptions:
     Attributes:
         image_size: height and width, where the model leaves them free; default as its preprocessing has it.
         images: paths of images on which export and model are compared, beside random and handwritten ones.
+        preprocessing: how images are prepared, as in `classifier.open_classifier`; needed where the model neither
+            records it nor scales its images inside. It becomes part of the export.
+        kind: "single": probabilities of classes of which one is right. "multi": each a probability of its own. "raw":
+            numbers as they are. Default as the last layer says; linear ones get a softmax, and a single one stays raw.
+
+    Raises:
+        ValueError: an unknown kind.
     """
 
     image_size: int | tuple[int, int] | None = _option(
@@ -43,6 +65,11 @@ class ExportOptions:
         type=list[Path] | None,
         metavar="PATH",
     )
+    preprocessing: Any = field(default=None, metadata={**PREPROCESSING, "panel": "Images", "type": str | None})
+    kind: str | None = field(default=None, metadata={**KIND, "panel": "Images"})
+
+    def __post_init__(self) -> None:
+        check_kind(self.kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +106,7 @@ class SavedModelOptions(ExportOptions):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.version is not None and (not is_positive(self.version) or self.version >= MAX_VERSION):
             raise ValueError(f"version={self.version!r} must be a positive integer below 2**63")
         if self.target not in TARGETS:
@@ -112,6 +140,7 @@ class LiteRTOptions(ExportOptions):
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.quantization not in QUANTIZATIONS:
             choices = ", ".join(repr(choice) for choice in QUANTIZATIONS)
             raise ValueError(f"quantization={self.quantization!r} must be one of {choices}")
@@ -148,6 +177,7 @@ class ONNXOptions(ExportOptions):
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.opset, int) or self.opset not in OPSETS:
             raise ValueError(f"opset={self.opset!r} must be one of {OPSETS[0]} to {OPSETS[-1]}")
         tolerance = self.tolerance

@@ -1,6 +1,9 @@
-"""What stands in a TFLite file: its operations, and the names of its tensors."""
+"""What stands in a TFLite file: its operations, the names of its tensors, and metadata."""
 
 from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
 
 
 def count_operations(content: bytes) -> Counter[str]:
@@ -20,15 +23,18 @@ def count_operations(content: bytes) -> Counter[str]:
     return Counter(kinds[graph.Operators(i).OpcodeIndex()] for graph in graphs for i in range(graph.OperatorsLength()))
 
 
-def rename_tensors(content: bytes, *names: str) -> bytes:
-    """Gives input and output tensors these names, in place of the longer ones that TensorFlow makes up."""
+def annotate(content: bytes, tensors: Sequence[str], name: str, metadata: bytes) -> bytes:
+    """Names the input and the output, in place of what TensorFlow makes up, and adds metadata under a name."""
     from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.tools import flatbuffer_utils
 
-    graph = schema.Model.GetRootAs(content).Subgraphs(0)
-    for index, name in zip((graph.Inputs(0), graph.Outputs(0)), names, strict=True):
-        old, new = graph.Tensors(index).Name(), name.encode()
-        # A string is its length in four bytes, the bytes and a zero. A shorter one fits where the old one stood.
-        before = len(old).to_bytes(4, "little") + old + b"\0"
-        if len(new) <= len(old) and content.count(before) == 1:
-            content = content.replace(before, len(new).to_bytes(4, "little") + new.ljust(len(old) + 1, b"\0"))
-    return content
+    model = flatbuffer_utils.convert_bytearray_to_object(content)
+    graph = model.subgraphs[0]
+    for index, tensor in zip((*graph.inputs, *graph.outputs), tensors, strict=True):
+        graph.tensors[index].name = tensor
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(metadata, np.uint8)
+    entry.name, entry.buffer = name, len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or ()), entry]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))

@@ -4,21 +4,25 @@ from typing import Any
 
 import keras
 
-from ..network.input_preprocessing import get_preprocessing
-from ..runtimes.keras_model import check_classifier, check_images, last_activation, output_kind
+from ..preprocessing import Preprocessing
+from ..runtimes.keras_model import check_classifier, check_images, lacking_activation, last_activation
 from .export_options import is_positive
 from .fusion import fuse
 
 Tensor = Any
 
 
-def build_network(model: keras.Model, target: str, size: tuple[int, int]) -> keras.Model:
-    """Puts the model's own normalisation before it and a softmax behind its logits, and joins what can be joined.
+def build_network(
+    model: keras.Model, target: str, size: tuple[int, int], preprocessing: Preprocessing, kind: str | None
+) -> keras.Model:
+    """Puts the normalisation before a model and a softmax or sigmoid behind its logits, and joins what can be joined.
 
     Args:
         model: one for which `classes_of` raises nothing.
         target: "cpu", "gpu" or "portable", as in `fuse`.
         size: height and width.
+        preprocessing: how the model's images are normalised.
+        kind: of a classifier's scores.
 
     Returns:
         A network that takes `images`, float32 (batch, height, width, 3), RGB on 0..255, and gives a dictionary:
@@ -30,12 +34,13 @@ def build_network(model: keras.Model, target: str, size: tuple[int, int]) -> ker
         RuntimeError: Keras runs on another backend than TensorFlow.
     """
     fused = fuse(model, target)
-    preprocessing = get_preprocessing(model)
     images = keras.Input((*size, 3), name="images", dtype="float32")
     normalise = keras.layers.Normalization(
         mean=list(preprocessing.mean), variance=[deviation**2 for deviation in preprocessing.std], dtype="float32"
     )
     normalised = normalise(images)
+    if preprocessing.channels == "BGR":  # TFLite and ONNX have this, and no slices that go backwards
+        normalised = keras.ops.take(normalised, [2, 1, 0], axis=-1)
     outputs: dict[str, Tensor] = {}
     if classes_of(model):
         features = _features(fused)
@@ -44,8 +49,8 @@ def build_network(model: keras.Model, target: str, size: tuple[int, int]) -> ker
             scores, outputs["features"] = both(normalised)
         else:
             scores = keras.Model(fused.inputs[0], fused.outputs[0])(normalised)
-        if output_kind(model) == "single" and last_activation(model) is keras.activations.linear:
-            scores = keras.layers.Softmax(dtype="float32", name="softmax")(scores)
+        if lacking := lacking_activation(model, kind or ""):
+            scores = keras.layers.Activation(lacking, dtype="float32", name=lacking)(scores)
         outputs["probabilities"] = scores
     else:
         maps = keras.Model(fused.inputs[0], fused.outputs[0])(normalised)
@@ -68,20 +73,14 @@ def classes_of(model: Any) -> int | None:
     return check_classifier(model)
 
 
-def read_image_size(model: keras.Model, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
-    """Height and width for an export.
-
-    Raises:
-        ValueError: no size, or another than the model fixes.
-    """
+def check_image_size(model: keras.Model, image_size: int | tuple[int, int] | None) -> None:
+    """Raises ValueError unless `image_size` is a size that the model can have, or None."""
     given = (image_size, image_size) if isinstance(image_size, int | None) else tuple(image_size)
     if len(given) != 2 or any(side is not None and not is_positive(side) for side in given):
         raise ValueError(f"image_size={image_size!r} must be a positive integer or (height, width)")
     fixed = model.inputs[0].shape[1:3]
     if any(f is not None and g is not None and f != g for f, g in zip(fixed, given, strict=True)):
         raise ValueError(f"image_size={image_size!r} must be {fixed}, which model={model.name!r} fixes")
-    height, width = (f or g or get_preprocessing(model).size for f, g in zip(fixed, given, strict=True))
-    return height, width
 
 
 def _features(model: keras.Model) -> Tensor | None:

@@ -37,9 +37,9 @@ def export_onnx(model: keras.Model, path: str | os.PathLike[str], **options: Any
     normalises by; `kind` says what the scores mean.
 
     Args:
-        model: functional or Sequential, of (batch, height, width, 3) normalised images; this project's or another.
+        model: functional or Sequential, of (batch, height, width, 3) images; this project's or another.
         path: file ending in .onnx; replaced if it is there.
-        options: of `ONNXOptions`: opset, image_size, images, tolerance.
+        options: of `ONNXOptions`: opset, image_size, images, preprocessing, kind, tolerance.
 
     Raises:
         ValueError: an argument out of range; a model that is no such, holds more than 2 GiB or something that ONNX has
@@ -67,7 +67,9 @@ def write_onnx(model: keras.Model, path: str | os.PathLike[str], options: ONNXOp
     if target.is_dir():
         raise IsADirectoryError(f"path={os.fspath(path)!r} is a folder")
 
-    prepared = prepare(model, "portable", image_size=options.image_size)
+    prepared = prepare(
+        model, "portable", image_size=options.image_size, preprocessing=options.preprocessing, kind=options.kind
+    )
     network = prepared.network
     check_size(sum(4 * int(np.prod(weight.shape)) for weight in network.weights))
     samples = prepared.sample(options.images)
@@ -77,10 +79,8 @@ def write_onnx(model: keras.Model, path: str | os.PathLike[str], options: ONNXOp
 
     proto = simplify(_convert(_with_planar_norms(network), prepared.size, options.opset))
     _check_operations(proto, options.opset)
-    facts = {"preprocessing": json.dumps(prepared.describe_preprocessing())} | (
-        {"kind": prepared.kind} if prepared.kind else {}
-    )
-    onnx.helper.set_model_props(proto, facts)
+    facts = prepared.describe()
+    onnx.helper.set_model_props(proto, {**facts, "preprocessing": json.dumps(facts["preprocessing"])})
     with placed_whole(target) as aside:
         aside.write_bytes(proto.SerializeToString())
         try:

@@ -9,10 +9,11 @@ import keras
 import numpy as np
 
 from ..labels import class_names
+from ..network.input_preprocessing import Given
 from ..preprocessing import Preprocessing
 from ..runtimes.keras_model import image_input, output_kind
 from .export_options import is_positive
-from .inference_network import build_network, classes_of, read_image_size
+from .inference_network import build_network, check_image_size, classes_of
 from .report import expected_outputs, sample_images
 
 
@@ -26,10 +27,10 @@ class PreparedModel:
             classes), if it is a classifier, and `features` (batch, channels), if it has such.
         size: height and width of the images.
         resize: shorter side of an image before the centre crop.
-        preprocessing: the model's own.
+        preprocessing: of its images, as the graph normalises them.
         classes: how many; None for a network that gives features.
         labels: a name for each class.
-        kind: of its scores, as `runtimes.keras_model.output_kind` has it; None without classes.
+        kind: of its scores, one of `runtimes.KINDS`; None without classes.
     """
 
     model: keras.Model
@@ -50,13 +51,18 @@ class PreparedModel:
         """What is recorded in an export: how images are resized and cropped, and what the graph normalises by."""
         return {**asdict(self.preprocessing), "size": self.size, "resize": self.resize}
 
+    def describe(self) -> dict[str, Any]:
+        """What every export records: the preprocessing, and what the scores mean."""
+        kind = {"kind": self.kind} if self.kind else {}
+        return {"preprocessing": self.describe_preprocessing(), **kind}
+
     def sample(self, images: Sequence[str | os.PathLike[str]] | None) -> np.ndarray:
         """Images to verify with: random ones, digits, and those at the paths `images`."""
-        return sample_images(self.model, self.size, images)
+        return sample_images(self.size, self.preprocessing, images)
 
     def expect(self, samples: np.ndarray) -> np.ndarray:
         """What the Keras model gives for `samples`: probabilities or features."""
-        return expected_outputs(self.model, samples)
+        return expected_outputs(self.model, samples, self.preprocessing, self.kind)
 
 
 def prepare(
@@ -66,30 +72,35 @@ def prepare(
     image_size: int | tuple[int, int] | None = None,
     labels: Sequence[str] | None = None,
     resize_size: int | None = None,
+    preprocessing: Given = None,
+    kind: str | None = None,
 ) -> PreparedModel:
-    """Puts the model's own normalisation before it and a softmax behind its logits, and joins what can be joined.
+    """Puts the normalisation before a model and a softmax or sigmoid behind its logits, and joins what can be joined.
 
     Args:
-        model: classifier of RGB images, normalised, to (batch, classes) scores or logits; or a network that gives
-            pooled features (batch, channels) or one map (batch, height, width, channels).
+        model: classifier of RGB images, to (batch, classes) scores or logits; or a network that gives pooled features
+            (batch, channels) or one map (batch, height, width, channels).
         target: "cpu", "gpu" or "portable", as in `fuse`.
         image_size: height and width, where the model leaves them free; default as its preprocessing has it.
         labels: one name a class; default as `labels.class_names` has it.
         resize_size: shorter side before the centre crop; default as the model's own preprocessing has it.
+        preprocessing, kind: as in `ExportOptions`.
 
     Raises:
-        ValueError: a model that is neither, a size that it cannot have, or labels that do not fit.
+        ValueError: a model that is neither, a size that it cannot have, labels that do not fit, or a model that does
+            not say how its images are prepared or what it gives where nothing else says it.
         RuntimeError: Keras runs on another backend than TensorFlow.
     """
     classes = classes_of(model)
-    size = read_image_size(model, image_size)
-    network = build_network(model, target, size)
-    if labels is not None and not classes:
-        raise ValueError(f"labels={labels!r} are for classes, and model={model.name!r} gives features")
-    preprocessing = image_input(model, size)[1]
-    resize = preprocessing.resize if resize_size is None else resize_size
+    check_image_size(model, image_size)
+    for given, value in ((f"labels={labels!r} are", labels), (f"kind={kind!r} is", kind)):
+        if value is not None and not classes:
+            raise ValueError(f"{given} for classes, and model={model.name!r} gives features")
+    size, prepared = image_input(model, image_size, preprocessing)
+    kind = kind or output_kind(model) if classes else None
+    network = build_network(model, target, size, prepared, kind)
+    resize = prepared.resize if resize_size is None else resize_size
     if not is_positive(resize) or resize < min(size):
         raise ValueError(f"resize_size={resize_size!r} must be an integer of at least {min(size)}, the image size")
     names = tuple(class_names(labels, classes)) if classes else ()
-    kind = output_kind(model) if classes else None
-    return PreparedModel(model, network, size, resize, preprocessing, classes, names, kind)
+    return PreparedModel(model, network, size, resize, prepared, classes, names, kind)

@@ -13,8 +13,8 @@ from PIL import Image
 
 from ..classifier import open_classifier
 from ..digits import load_digits
-from ..preprocessing import load_image, preprocess_input
-from ..runtimes.keras_model import image_input
+from ..network.input_preprocessing import choose_preprocessing
+from ..preprocessing import Preprocessing, load_image, preprocess_input
 from ..weights.download import sha256
 from .float32_copy import copy_weights, in_float32
 from .inference_network import classes_of
@@ -56,7 +56,7 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 def sample_images(
-    model: keras.Model, size: tuple[int, int], images: Sequence[str | os.PathLike[str]] | None = None
+    size: tuple[int, int], how: Preprocessing, images: Sequence[str | os.PathLike[str]] | None = None
 ) -> np.ndarray:
     """Random noise, real handwritten digits, and the files `images`: float32 (batch, height, width, 3), 0..255."""
     rng = np.random.default_rng(0)
@@ -67,7 +67,6 @@ def sample_images(
         )
         for digit in load_digits()[0][:DIGITS] * (255 / 16)
     ]
-    how = image_input(model, size)[1]
     real = [
         load_image(path, size, resize=how.resize, interpolation=how.interpolation, exif=how.exif).astype("float32")
         for path in images or ()
@@ -75,14 +74,23 @@ def sample_images(
     return np.concatenate([noise, np.stack([*digits, *real])])
 
 
-def expected_outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """What the Keras model itself gives for images on 0..255, in float32: probabilities, or pooled features."""
+def expected_outputs(
+    model: keras.Model, images: np.ndarray, preprocessing: Preprocessing | None = None, kind: str | None = None
+) -> np.ndarray:
+    """What the Keras model itself gives for images on 0..255, in float32: probabilities, or pooled features.
+
+    Args:
+        preprocessing, kind: where the model does not say it.
+    """
+    preprocessing = choose_preprocessing(model, preprocessing)
     if any(getattr(layer, "compute_dtype", "float32") != "float32" for layer in model._flatten_layers()):
         whole, model = model, in_float32(model)
         copy_weights(whole, model)
     if classes_of(model):
-        return open_classifier(model, image_size=images.shape[1:3]).scores(images)
-    features = model.predict_on_batch(preprocess_input(images, image_input(model)[1]))
+        return open_classifier(model, image_size=images.shape[1:3], preprocessing=preprocessing, kind=kind).scores(
+            images
+        )
+    features = model.predict_on_batch(preprocess_input(images, preprocessing))
     features = np.asarray(keras.tree.flatten(features)[0], "float32")
     return features.mean((1, 2)) if features.ndim == 4 else features
 

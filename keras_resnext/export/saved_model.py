@@ -40,11 +40,11 @@ def export_saved_model(model: keras.Model, base_dir: str | os.PathLike[str], **o
     versions, how well the export agrees with the model, and the SHA-256 of every file.
 
     Args:
-        model: functional or Sequential, (batch, height, width, 3) normalised images to (batch, classes) scores or
-            logits, or to pooled features or one map. Grouped convolutions may be plain Keras layers.
+        model: functional or Sequential, (batch, height, width, 3) images to (batch, classes) scores or logits, or to
+            pooled features or one map. Grouped convolutions may be plain Keras layers.
         base_dir: folder of the served model; made where it is missing.
         options: of `SavedModelOptions`: version, labels, image_size, resize_size, target, warmup, tflite, keras_file,
-            images.
+            images, preprocessing, kind.
 
     Returns:
         The folder of the version.
@@ -82,6 +82,8 @@ def export_version(
         image_size=options.image_size,
         labels=options.labels,
         resize_size=options.resize_size,
+        preprocessing=options.preprocessing,
+        kind=options.kind,
     )
     with placed_version(Path(base_dir), options.version) as new:
         signatures = write_graph(prepared, new.aside)
@@ -91,7 +93,12 @@ def export_version(
         run = load_run(new.aside, prepared.output)
         report = compare(new.aside, "TensorFlow", run, samples, prepared.expect(samples), TOLERANCE)
         if options.tflite:
-            write_tflite(model, new.aside / LITERT_FILE, LiteRTOptions(image_size=prepared.size))
+            same: dict[str, Any] = {
+                "image_size": prepared.size,
+                "preprocessing": prepared.preprocessing,
+                "kind": prepared.kind,
+            }
+            write_tflite(model, new.aside / LITERT_FILE, LiteRTOptions(**same))
         if options.keras_file:
             (new.aside / KERAS_FILE).parent.mkdir(exist_ok=True)
             model.save(new.aside / KERAS_FILE)
@@ -119,8 +126,7 @@ def _describe(prepared: PreparedModel, target: str) -> dict[str, Any]:
         "keras": keras.__version__,
         "target": target,
         "image_size": prepared.size,
-        "preprocessing": prepared.describe_preprocessing(),
         "classes": prepared.classes,
-        **({"kind": prepared.kind} if prepared.kind else {}),
+        **prepared.describe(),
         "parameters": prepared.model.count_params(),
     }

@@ -1,5 +1,6 @@
 """A Keras model as a TFLite file: floats or integers, grouped convolutions as one operation each."""
 
+import json
 import os
 import re
 import warnings
@@ -11,10 +12,10 @@ import keras
 import numpy as np
 
 from ..files import placed_whole
-from ..runtimes.litert import load
+from ..runtimes.litert import METADATA, load
 from .calibration import evenly, load_calibration
 from .export_options import IO_TYPES, LiteRTOptions, takes
-from .flatbuffer import count_operations, rename_tensors
+from .flatbuffer import annotate, count_operations
 from .prepared_model import PreparedModel, prepare
 from .report import DIGITS, RANDOM, ExportReport, compare
 
@@ -35,12 +36,15 @@ def export_tflite(model: keras.Model, path: str | os.PathLike[str], **options: A
     The file takes `images`, float32 (batch, height, width, 3), RGB on 0..255, and gives `probabilities` (batch,
     classes), or `features` (batch, channels) for a model without classes; its signature `serving_default` has the same
     names. It holds TFLite's own operations alone, and each grouped convolution as one CONV_2D. Whoever looks at `path`
-    sees the old file or the new. Labels are not written into it: no library for TFLite's metadata is maintained.
+    sees the old file or the new. Its metadata `keras_resnext`, JSON, say how images are resized and cropped, what the
+    graph normalises by, and what the scores mean. Labels are not written into it: TFLite's own metadata for them have
+    no library that is maintained.
 
     Args:
-        model: functional or Sequential classifier of normalised RGB images, or a network that gives features.
+        model: functional or Sequential classifier of RGB images, or a network that gives features.
         path: the file to write, ending in .tflite, in a folder that exists.
-        options: of `LiteRTOptions`: quantization, calibration, io_type, image_size, batch_size, images, tolerance.
+        options: of `LiteRTOptions`: quantization, calibration, io_type, image_size, batch_size, images,
+            preprocessing, kind, tolerance.
 
     Raises:
         ValueError: an argument or a model out of what is said here; an operation that TFLite lacks; an export that
@@ -56,7 +60,9 @@ def write_tflite(model: keras.Model, path: str | os.PathLike[str], options: Lite
     """`export_tflite`, with its options in one."""
     target = _check_path(path)
     quantization = options.quantization
-    prepared = prepare(model, "portable", image_size=options.image_size)
+    prepared = prepare(
+        model, "portable", image_size=options.image_size, preprocessing=options.preprocessing, kind=options.kind
+    )
     calibration = None
     if options.calibration is not None:
         calibration = load_calibration(options.calibration, prepared)
@@ -130,7 +136,7 @@ def _convert(prepared: PreparedModel, options: LiteRTOptions, calibration: np.nd
         ) from error
     convolutions = sum(node.op in ("Conv2D", "DepthwiseConv2dNative") for node in _nodes(function))
     _check_operations(content, network.name, convolutions)
-    return rename_tensors(content, "images", output)
+    return annotate(content, ("images", output), METADATA, json.dumps(prepared.describe()).encode())
 
 
 def _representative(images: np.ndarray, batch_size: int) -> Iterator[list[np.ndarray]]:

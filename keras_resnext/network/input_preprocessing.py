@@ -1,15 +1,31 @@
-"""How a model wants its images prepared, carried by a layer so that the knowledge goes wherever the network goes."""
+"""How a model wants its images prepared: carried by a layer wherever the network goes, found in it, or asked for."""
 
+import difflib
+import json
+import os
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
 import keras
 
+from ..files import read_text
 from ..preprocessing import Preprocessing
 from .structure import Structure
 
 Tensor = Any
+Given = str | os.PathLike[str] | Preprocessing | None
+
+# By name, Keras's three modes (keras.applications.imagenet_utils) and nothing at all. Keras's own examples take whole
+# images; torchvision cuts the border off.
+NAMED = {
+    "imagenet": Preprocessing(),
+    "none": Preprocessing(resize=224, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+    "tf": Preprocessing(resize=224, mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
+    "caffe": Preprocessing(resize=224, mean=(123.68, 116.779, 103.939), std=(1.0, 1.0, 1.0), channels="BGR"),
+}
 
 _OWN = "_keras_resnext_preprocessing"  # attribute of models that have no record of their own
 _SCALING_LAYERS = (keras.layers.Rescaling, keras.layers.Normalization)
@@ -59,7 +75,8 @@ def usual_preprocessing(size: Sequence[int | None], structure: Structure) -> Pre
 def get_preprocessing(model: keras.Model) -> Preprocessing:
     """How `model` wants its images prepared outside: as came with its weights, else as is usual for ImageNet.
 
-    A model that scales inside, before its first weights, takes RGB on 0..255: mean 0, deviation 1.
+    A model that scales inside, before its first weights, takes RGB on 0..255: mean 0, deviation 1. `predict`,
+    `evaluate`, exports and `explain` assume nothing: they ask for `preprocessing` where a model says nothing.
     """
     return find_preprocessing(model) or Preprocessing()
 
@@ -72,9 +89,97 @@ def find_preprocessing(model: keras.Model) -> Preprocessing | None:
     if own is None and _first_that_counts(model) == "scaling":
         shape = getattr(model, "input_shape", None)
         sides = [side for side in shape[1:3] if side] if isinstance(shape, tuple) and len(shape) == 4 else []
-        known = known or (Preprocessing(min(sides)) if len(sides) == 2 else Preprocessing())
-        return replace(known, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        side = min(sides) if len(sides) == 2 else NAMED["none"].size
+        return normalised_as(known or replace(NAMED["none"], size=side, resize=side), NAMED["none"])
     return known
+
+
+def choose_preprocessing(model: keras.Model, given: Given = None) -> Preprocessing:
+    """How images are prepared for `model`: as `given`, else as it records or shows.
+
+    Args:
+        given: as in `named_preprocessing`. A name says how images are normalised: size, crop and interpolation stay as
+            the model records them. A warning says what is replaced.
+
+    Raises:
+        ValueError, FileNotFoundError: as `named_preprocessing`; nothing is given, and the model says nothing.
+    """
+    known = find_preprocessing(model)
+    if given is None and known is None:
+        raise ValueError(
+            f"model={model.name!r} does not say how its images are prepared; give preprocessing="
+            f"{'|'.join(NAMED)}|FILE: torchvision's mean and deviation, 0..255 as they are, -1..1, BGR less the mean, "
+            "or JSON"
+        )
+    return named_preprocessing(given) if known is None else replace_preprocessing(known, given, model.name)
+
+
+def replace_preprocessing(known: Preprocessing, given: Given, model: str) -> Preprocessing:
+    """As `choose_preprocessing`, where it is known what the model of this name records."""
+    if given is None:
+        return known
+    chosen = named_preprocessing(given)
+    if not isinstance(given, Preprocessing) and os.fspath(given) in NAMED:
+        chosen = normalised_as(known, chosen)
+    if chosen != normalised_as(chosen, known):
+        warnings.warn(
+            f"the preprocessing that is given replaces that of model={model!r}: mean {known.mean}, deviation "
+            f"{known.std}, {known.channels}",
+            stacklevel=2,  # one place, so that it is said once
+        )
+    return chosen
+
+
+def named_preprocessing(given: Given) -> Preprocessing:
+    """The preprocessing that `given` names.
+
+    Args:
+        given: a `Preprocessing`; "imagenet": torchvision's mean and deviation; "none": 0..255 as they are; "tf": -1..1;
+            "caffe": BGR less ImageNet's mean; or the path of a JSON file with the fields of a `Preprocessing`, such as
+            {"mean": [127.5, 127.5, 127.5], "std": [127.5, 127.5, 127.5]}.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another name, or a file that does not hold a preprocessing.
+    """
+    if isinstance(given, Preprocessing):
+        return given
+    if not isinstance(given, str | os.PathLike):
+        raise ValueError(f"preprocessing={given!r} must be one of {', '.join(NAMED)}, a path or a Preprocessing")
+    text, path = os.fspath(given), Path(given)
+    if text in NAMED:
+        return NAMED[text]
+    if not path.is_file():
+        if path.suffix or len(path.parts) > 1:
+            raise FileNotFoundError(f"preprocessing={text!r}: there is no such file")
+        near = difflib.get_close_matches(text, NAMED, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"preprocessing={text!r} must be one of {', '.join(NAMED)}, or a JSON file{meant}")
+    try:
+        return preprocessing_of(json.loads(read_text(path)))
+    except ValueError as error:
+        raise ValueError(f"preprocessing={text!r} does not hold a preprocessing as JSON: {error}") from None
+
+
+def preprocessing_of(facts: Any) -> Preprocessing:
+    """A preprocessing of its fields, as JSON and the manifests of exports have them; what is left out is as usual.
+
+    Raises:
+        ValueError: no dictionary, unknown fields, or values out of range.
+    """
+    known = [field.name for field in fields(Preprocessing)]
+    if not isinstance(facts, dict) or not facts or (unknown := sorted(facts.keys() - set(known))):
+        wrong = f"{unknown[0]!r} is no field" if isinstance(facts, dict) and facts else "no field is there"
+        raise ValueError(f"{wrong}; fields are {', '.join(known)}")
+    size = facts.get("size")
+    if isinstance(size, list) and all(isinstance(side, int) for side in size) and size:  # height, width: a manifest's
+        facts = {**facts, "size": min(size)}
+    return Preprocessing(**facts)
+
+
+def normalised_as(preprocessing: Preprocessing, other: Preprocessing) -> Preprocessing:
+    """`preprocessing` with the mean, the deviation and the channels of another."""
+    return replace(preprocessing, mean=other.mean, std=other.std, channels=other.channels)
 
 
 def set_preprocessing(model: keras.Model, preprocessing: Preprocessing) -> None:

@@ -1,6 +1,7 @@
 """Opens what this package exports (SavedModel, TFLite, ONNX) and reads what it records of itself."""
 
 import json
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,9 +63,7 @@ def open_saved_model(path: Path) -> Export:
     names = tuple(labels.read_text(encoding="utf-8").splitlines()) if labels.is_file() else None
     # Labels that are numbers are what an export writes that was given none.
     given = names if names != tuple(map(str, range(classes))) else None
-    preprocessing = facts.get("preprocessing")
-    recorded = preprocessing if isinstance(preprocessing, dict) else {}
-    return Export("TensorFlow", run, size, classes, recorded, facts.get("kind"), given)
+    return Export("TensorFlow", run, size, classes, _recorded(facts), facts.get("kind"), given)
 
 
 def open_tflite(path: Path) -> Export:
@@ -74,14 +73,16 @@ def open_tflite(path: Path) -> Export:
         raise ValueError(f"model={str(path)!r} is no TFLite file")
     try:
         runtime, runner = litert.open_signature(content, delegated=True)
-    except (ValueError, RuntimeError) as error:
+        text = litert.read_metadata(content)
+    except (ValueError, RuntimeError, TypeError, struct.error) as error:  # the last two of damaged offsets
         raise ValueError(f"model={str(path)!r} is no readable TFLite file with serving_default: {error}") from error
     inputs, outputs = (
         {name: [int(side) for side in row["shape_signature"]] for name, row in details.items()}
         for details in (runner.get_input_details(), runner.get_output_details())
     )
     size, classes = _check_tensors(path, inputs, outputs)
-    return Export(runtime, litert.make_run(runner, OUTPUT), size, classes)
+    facts = _read_facts(path, text)
+    return Export(runtime, litert.make_run(runner, OUTPUT), size, classes, _recorded(facts), facts.get("kind"))
 
 
 def open_onnx(path: Path) -> Export:
@@ -124,6 +125,11 @@ def _check_tensors(
             f"the exports of this package do; it takes {inputs} and gives {outputs}"
         )
     return (int(taken[1]), int(taken[2])), int(given[1])
+
+
+def _recorded(facts: Mapping[str, Any]) -> dict[str, Any]:
+    preprocessing = facts.get("preprocessing")
+    return preprocessing if isinstance(preprocessing, dict) else {}
 
 
 def _read_facts(path: Path, text: str) -> dict[str, Any]:

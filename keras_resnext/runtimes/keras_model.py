@@ -1,6 +1,6 @@
 """A Keras model of RGB images: what it takes, what its output means, and how to run it."""
 
-import warnings
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -8,12 +8,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..network.input_preprocessing import find_preprocessing
+from ..network.input_preprocessing import Given, choose_preprocessing
 from ..preprocessing import Preprocessing
+from . import KINDS
 
 Run = Callable[[np.ndarray], np.ndarray]
-
-KINDS = ("single", "multi", "raw")  # of scores; see `output_kind`
 
 
 def check_images(model: Any) -> None:
@@ -41,20 +40,19 @@ def check_classifier(model: Any) -> int:
 
 
 def image_input(
-    model: keras.Model, image_size: int | tuple[int, int] | None = None
+    model: keras.Model, image_size: int | tuple[int, int] | None = None, given: Given = None
 ) -> tuple[tuple[int, int], Preprocessing]:
     """((height, width), how images are prepared for that size).
 
-    `image_size` counts where the model leaves its size free; default as its preprocessing has it.
+    Args:
+        model: of RGB images.
+        image_size: counts where the model leaves its size free; default as its preprocessing has it.
+        given: as `choose_preprocessing` has it.
+
+    Raises:
+        ValueError, FileNotFoundError: as `choose_preprocessing`.
     """
-    preprocessing = find_preprocessing(model)
-    if preprocessing is None:
-        warnings.warn(
-            f"model={model.name!r} does not say how its images are prepared and does not scale them inside; ImageNet's "
-            "mean and deviation are assumed (keras_resnext.set_preprocessing changes that)",
-            stacklevel=3,
-        )
-        preprocessing = Preprocessing()
+    preprocessing = choose_preprocessing(model, given)
     wanted = (image_size, image_size) if isinstance(image_size, int | None) else image_size
     fixed = model.inputs[0].shape[1:3]
     height, width = (f or w or preprocessing.size for f, w in zip(fixed, wanted, strict=True))
@@ -63,16 +61,26 @@ def image_input(
 
 
 def last_operation(model: keras.Model) -> Any:
-    """The operation that the output comes from: a layer, also of a model inside; never a mere cast."""
+    """The operation that the output comes from: a layer, also of a model inside; never a mere cast or another shape."""
     tensor = model.outputs[0]
     while True:
         operation, node, index = tensor._keras_history
         if isinstance(operation, keras.Model):
             tensor = operation.outputs[index]
-        elif isinstance(operation, keras.layers.Activation) and operation.activation is keras.activations.linear:
-            tensor = operation._inbound_nodes[node].input_tensors[0]  # such as mixed precision ends in
+        elif _passes_on(operation, (taken := operation._inbound_nodes[node].input_tensors)[0].shape[1:]):
+            tensor = taken[0]
         else:
             return operation
+
+
+def _passes_on(operation: Any, shape: tuple[int | None, ...]) -> bool:
+    """Whether all scores of an image go through as they are: casts of mixed precision, dropout, 1x1 maps laid flat."""
+    if isinstance(operation, keras.layers.Flatten | keras.layers.Reshape):
+        return None not in shape and math.prod(shape) == shape[-1]  # type: ignore[arg-type]
+    linear = getattr(operation, "activation", None) is keras.activations.linear
+    return isinstance(operation, keras.layers.Identity | keras.layers.Dropout) or (
+        isinstance(operation, keras.layers.Activation) and linear
+    )
 
 
 def last_activation(model: keras.Model) -> Any:
@@ -89,13 +97,29 @@ def output_kind(model: keras.Model) -> str:
     "single": probabilities of classes of which one is right; a model that ends in linear scores gets a softmax.
     "multi": it ends in a sigmoid, and each output is a probability of its own. "raw": one number that is no
     probability.
+
+    Raises:
+        ValueError: it ends in something else.
     """
     operation = last_operation(model)
     activation, name = getattr(operation, "activation", None), type(operation).__name__
     if activation is keras.activations.sigmoid or name == "Sigmoid":
         return "multi"
-    is_softmax = activation is keras.activations.softmax or name == "Softmax"
-    return "raw" if model.outputs[0].shape[-1] == 1 and not is_softmax else "single"
+    if activation is keras.activations.softmax or name == "Softmax":
+        return "single"
+    if activation is keras.activations.linear:
+        return "raw" if model.outputs[0].shape[-1] == 1 else "single"
+    what = f"{name} {operation.name!r}" + f" ({getattr(activation, '__name__', activation)})" * (activation is not None)
+    raise ValueError(
+        f"model={model.name!r} ends in {what}, which does not show what its outputs mean; give kind={'|'.join(KINDS)}: "
+        "for single (one class is right) and multi (labels) it must give probabilities, 0 to 1; raw is any numbers"
+    )
+
+
+def lacking_activation(model: keras.Model, kind: str) -> str | None:
+    """What scores of a kind still have to go through behind the model: "softmax" or "sigmoid" behind linear ones."""
+    is_linear = last_activation(model) is keras.activations.linear
+    return {"single": "softmax", "multi": "sigmoid"}.get(kind) if is_linear else None
 
 
 def load_run(model: keras.Model, kind: str) -> Run:
@@ -104,8 +128,7 @@ def load_run(model: keras.Model, kind: str) -> Run:
     Linear scores become probabilities, as `kind` has them. The first call runs the layers one by one: compiling takes
     seconds, which a single image does not earn back.
     """
-    is_linear = last_activation(model) is keras.activations.linear
-    finish = {"single": softmax, "multi": sigmoid}.get(kind) if is_linear else None
+    finish = {"softmax": softmax, "sigmoid": sigmoid, None: None}[lacking_activation(model, kind)]
     run_first = [lambda images: keras.ops.convert_to_numpy(keras.ops.cast(model(images, training=False), "float32"))]
 
     def run(images: np.ndarray) -> np.ndarray:

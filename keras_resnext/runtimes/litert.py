@@ -10,6 +10,7 @@ import numpy as np
 
 INSTALL = "pip install 'keras_resnext[tflite]'"
 BATCH = 8  # images at once where the batch size is free
+METADATA = "keras_resnext"  # the name under which a file says how its images are prepared and what its scores mean
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -50,6 +51,20 @@ def open_signature(content: bytes, delegated: bool) -> tuple[str, Any]:
         )
     name = f"{runtime} {'with' if delegated else 'without'} XNNPACK"
     return name, interpreter.get_signature_runner("serving_default")
+
+
+def read_metadata(content: bytes) -> str:
+    """The JSON that stands in a TFLite file under `METADATA`; "{}" where there is none."""
+    try:
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError:
+        from tensorflow.lite.python import schema_py_generated as schema
+    model = schema.Model.GetRootAs(content)
+    for i in range(model.MetadataLength()):
+        if model.Metadata(i).Name() == METADATA.encode():
+            buffer = model.Buffers(model.Metadata(i).Buffer())
+            return bytes(buffer.DataAsNumpy()).decode() if buffer.DataLength() else "{}"
+    return "{}"
 
 
 def make_run(runner: Any, output: str) -> Run:

@@ -165,6 +165,7 @@ def draw_plans(model: keras.Model, training: Listing, recipe: Recipe, folder: Pa
     folder.mkdir(parents=True, exist_ok=True)
     batches = training_batches(training, plan, recipe.augmentation, preprocessing, range(1))
     images, labels = (np.asarray(part) for part in next(iter(batches)))
+    images = images[..., ::-1] if preprocessing.channels == "BGR" else images
     pixels = np.clip(images[:32] * preprocessing.std + preprocessing.mean, 0, 255).astype("uint8")
     titles = []
     for row in labels[:32]:

@@ -16,7 +16,7 @@ from keras_resnext import get_preprocessing, preprocess_input
 from keras_resnext.export import ExportReport, export_onnx
 from keras_resnext.export.export_options import OPSETS
 from tests.export.onnx_material import CLASSES, FEATURES, GROUPS, SIZE, make_images, small, spread
-from tests.support import randomise, relative_error
+from tests.support import normalised_by_imagenet, randomise, relative_error
 
 # options of the network and of the export, and how many Conv there are
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
@@ -211,13 +211,15 @@ def sequential() -> keras.Model:
         layers.GlobalAveragePooling2D(),
         layers.Dense(CLASSES, activation="softmax"),
     ]
-    return spread(randomise(keras.Sequential(stack)))
+    return normalised_by_imagenet(spread(randomise(keras.Sequential(stack))))
 
 
 def plain_grouped() -> keras.Model:
     image = keras.Input((SIZE, SIZE, 3))
     x = layers.Conv2D(8, 3, groups=4)(layers.Conv2D(8, 3)(image))
-    return spread(randomise(keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))))
+    return normalised_by_imagenet(
+        spread(randomise(keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))))
+    )
 
 
 @pytest.mark.parametrize(

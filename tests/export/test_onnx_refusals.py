@@ -16,6 +16,7 @@ from keras import layers
 from keras_resnext.export import export_onnx
 from keras_resnext.export import onnx as module
 from tests.export.onnx_material import CLASSES, SIZE
+from tests.support import normalised_by_imagenet
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ class Foreign(layers.Layer):
 def with_unknown_operation() -> keras.Model:
     image = keras.Input((SIZE, SIZE, 3))
     x = layers.GlobalAveragePooling2D()(Foreign()(layers.Conv2D(4, 3, strides=8)(image)))
-    return keras.Model(image, layers.Dense(3)(x))
+    return normalised_by_imagenet(keras.Model(image, layers.Dense(3)(x)))
 
 
 def broken(change: Callable[[Any], None]) -> Callable[..., Any]:

@@ -25,6 +25,7 @@ from tests.export.saved_model_material import (
     make_images,
     small,
 )
+from tests.support import normalised_by_imagenet
 
 WITHOUT_KERAS = """
 import sys
@@ -169,7 +170,7 @@ def plain_grouped() -> keras.Model:
     x = keras.layers.Conv2D(8, 3, name="plain")(image)
     x = keras.layers.Conv2D(8, 3, groups=4, name="grouped_conv")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(image, keras.layers.Dense(3, activation="softmax")(x))
+    return normalised_by_imagenet(keras.Model(image, keras.layers.Dense(3, activation="softmax")(x)))
 
 
 def test_plain_grouped_convolutions_are_exported(tmp_path: Path) -> None:

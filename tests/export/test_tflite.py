@@ -20,7 +20,7 @@ from keras_resnext.export.flatbuffer import count_operations
 from keras_resnext.export.report import expected_outputs
 from keras_resnext.runtimes.litert import load
 from tests.export.tflite_material import CLASSES, SIZE, make_images, small
-from tests.support import randomise, relative_error
+from tests.support import normalised_by_imagenet, randomise, relative_error
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -67,11 +67,13 @@ def foreign() -> keras.Model:
     image = keras.Input((SIZE, SIZE, 3))
     x = layers.Activation("swish")(convolve(image, 16, 3, 2))
     x = layers.GlobalAveragePooling2D()(block(block(x, 32, 4), 64, 8))
-    return randomise(keras.Model(image, layers.Dense(CLASSES, activation="softmax")(x), name="regnet"))
+    return normalised_by_imagenet(
+        randomise(keras.Model(image, layers.Dense(CLASSES, activation="softmax")(x), name="regnet"))
+    )
 
 
 def sequential() -> keras.Model:
-    return randomise(
+    model = randomise(
         keras.Sequential(
             [
                 keras.Input((32, 32, 3)),
@@ -85,6 +87,7 @@ def sequential() -> keras.Model:
             name="sequence",
         )
     )
+    return normalised_by_imagenet(model)
 
 
 def calibration(quantization: str | None, size: int = SIZE) -> np.ndarray | None:

@@ -13,6 +13,7 @@ from keras import layers
 
 from keras_resnext.export import export_tflite
 from tests.export.tflite_material import SIZE, make_images, small
+from tests.support import normalised_by_imagenet
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ class Odd(layers.Layer):
 def odd_model() -> keras.Model:
     image = keras.Input((16, 16, 3))
     x = layers.GlobalAveragePooling2D()(Odd(name="odd_one")(layers.Conv2D(4, 3)(image)))
-    return keras.Model(image, layers.Dense(3, activation="softmax")(x), name="odd")
+    return normalised_by_imagenet(keras.Model(image, layers.Dense(3, activation="softmax")(x), name="odd"))
 
 
 def test_operations_that_tflite_lacks_are_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from keras_resnext import ResNeXt
 from keras_resnext.classifier import open_classifier
 from keras_resnext.export import export_saved_model
 from tests.export.saved_model_material import LABELS, OPTIONS, SIZE, keras_probabilities, make_images, small
+from tests.support import normalised_by_imagenet
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -27,7 +28,7 @@ def test_xla_functions_are_refused(tmp_path: Path) -> None:
     image = keras.Input((SIZE, SIZE, 3))
     x = OwnConv2D(8, 3, groups=4, name="own")(keras.layers.Conv2D(8, 1)(image))
     x = keras.layers.GlobalAveragePooling2D()(x)
-    model = keras.Model(image, keras.layers.Dense(3, activation="softmax")(x))
+    model = normalised_by_imagenet(keras.Model(image, keras.layers.Dense(3, activation="softmax")(x)))
     with pytest.raises(ValueError, match=r"own \(OwnConv2D, groups=4\)") as error:
         export_saved_model(model, tmp_path / "a" / "b")
     assert "GroupedConv2D" in str(error.value)

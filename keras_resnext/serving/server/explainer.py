@@ -114,6 +114,7 @@ class Explainer:
 
 def _open(version: Version) -> "Classifier":
     from ...classifier import open_classifier
+    from ...network.input_preprocessing import preprocessing_of
 
     manifest, file = read_manifest(version.path), version.path / "assets" / "labels.txt"
     size, recorded = manifest.get("image_size"), manifest.get("preprocessing")
@@ -123,6 +124,8 @@ def _open(version: Version) -> "Classifier":
             version.path / KERAS_FILE,
             image_size=(int(size[0]), int(size[1])) if size else None,
             resize=recorded.get("resize") if isinstance(recorded, dict) else None,
+            preprocessing=preprocessing_of(recorded) if isinstance(recorded, dict) else None,
+            kind=manifest.get("kind"),
         )
         return open_classifier(found, labels=labels) if len(labels) == found.classes else found
     except (ValueError, OSError) as error:

@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from ...export import SavedModelOptions, export_version
 from ...loading import describe_model, load_model
+from ...network.input_preprocessing import Given, named_preprocessing
 from ...weights.download import sha256
 from ...weights.sources import cache_folder
 from ..model_base import find_versions
@@ -23,6 +24,8 @@ def export_to_cache(
     *,
     labels: Sequence[str] | None = None,
     image_size: int | None = None,
+    preprocessing: Given = None,
+    kind: str | None = None,
     tell: Callable[[str], None] = print,
 ) -> Path:
     """The folder of a model with one version, which is exported unless that was done before.
@@ -34,6 +37,7 @@ def export_to_cache(
         model: as `loading.load_model` takes it.
         labels: class names; default those in labels.txt beside the file, where training writes them.
         image_size: height and width, where the model leaves them free.
+        preprocessing, kind: as in `export.ExportOptions`; needed where the model does not say it.
         tell: called with a line when there is something to export, which takes seconds.
 
     Raises:
@@ -43,7 +47,9 @@ def export_to_cache(
     if labels is None and path.is_file() and path.with_name(LABELS).is_file():
         labels = path.with_name(LABELS).read_text(encoding="utf-8", errors="replace").splitlines()
     content = sha256(path) if path.is_file() else os.fspath(model)
-    key = hashlib.sha256(repr((version("keras_resnext"), content, labels, image_size)).encode()).hexdigest()
+    how = None if preprocessing is None else named_preprocessing(preprocessing)  # a file's content may change
+    facts = (version("keras_resnext"), content, labels, image_size, how, kind)
+    key = hashlib.sha256(repr(facts).encode()).hexdigest()
     name = path.name.partition(".")[0] if path.is_file() else os.fspath(model).rpartition("/")[2]
     name = "".join(letter if letter.isalnum() or letter in "_-." else "_" for letter in name) or "model"
     folder = cache_folder() / SERVED / key[:16] / name
@@ -57,7 +63,14 @@ def export_to_cache(
             export_version(
                 loaded,
                 folder,
-                SavedModelOptions(version=1, labels=fitting, image_size=image_size, keras_file=True),
+                SavedModelOptions(
+                    version=1,
+                    labels=fitting,
+                    image_size=image_size,
+                    preprocessing=preprocessing,
+                    kind=kind,
+                    keras_file=True,
+                ),
                 manifest=describe_model(model),
             )
     return folder
