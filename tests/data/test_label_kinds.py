@@ -41,9 +41,9 @@ def joined(separator, header="file,labels", quote='"', names=CELLS[0]):
 
 
 BY_FILE = dict(zip(FILES, map(list, CELLS[0]), strict=True))
-TRUE = [
-    {"image": f, **dict(zip(LABELS[1], map(bool, row), strict=True))} for f, row in zip(FILES, LABELS[0], strict=True)
-]
+ROWS = list(zip(FILES, LABELS[0], strict=True))
+HOT = "".join(f"{file},{','.join(map(str, row))}\n" for file, row in ROWS)
+TRUE = [{"image": file, **dict(zip(LABELS[1], map(bool, row), strict=True))} for file, row in ROWS]
 
 
 @pytest.mark.parametrize(
