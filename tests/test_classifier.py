@@ -163,7 +163,7 @@ def test_probabilities_of_each_label_are_measured_as_keras_does(classes: int, tm
 
 def test_numbers_are_not_compared_with_class_names(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match="12 images of 2 classes .* gives numbers that are not probabilities, to compare"
+        ValueError, match=r"12 images of 2 classes .* gives numbers that are not probabilities, to compare"
     ):
         evaluate(small(None, 1), class_folders(tmp_path, 2))
 

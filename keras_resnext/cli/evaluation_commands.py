@@ -160,8 +160,8 @@ def _each_label(result: "Evaluation") -> list[str]:
     measures = {"AP": found.average_precision, "precision": found.precision, "recall": found.recall, "F1": found.f1}
     return [
         f"{name}: {', '.join(f'{what} {_percent(values[i])}' for what, values in measures.items())}, "
-        f"{found.images[i]} image{'s' * (found.images[i] != 1)}"
-        for i, name in enumerate(result.outputs)
+        f"{count} image{'s' * (count != 1)}"
+        for i, (name, count) in enumerate(zip(result.outputs, found.images.tolist(), strict=True))
     ]
 
 
