@@ -64,6 +64,8 @@ def read_listing(path: str | os.PathLike[str], classes: Sequence[str] | None = N
     listing = _find(path, None if classes is None else tuple(classes))
     if not len(listing):
         raise ValueError(f"data={str(path)!r} holds no images ({COMMON})")
+    if not listing.classes:
+        raise ValueError(f"data={str(path)!r}: no image has a label")
     if classes is None and len(listing.classes) < 2 and listing.kind == "single":
         raise ValueError(f"data={str(path)!r} has one class alone, {listing.classes[0]!r}; at least two are needed")
     check_names(listing.classes)

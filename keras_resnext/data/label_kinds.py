@@ -55,13 +55,17 @@ def as_multi(listing: Listing, why: str) -> Listing:
     """
     if listing.kind == "raw":
         raise ValueError(f"the data has {describe(listing)}, but {why}")
-    single = listing.kind == "single"
-    labels = np.eye(len(listing.classes), dtype="uint8")[listing.labels] if single else listing.labels
+    labels = listing.labels
+    if listing.kind == "single":
+        labels = np.zeros((len(listing), len(listing.classes)), "uint8")
+        labels[np.arange(len(listing)), listing.labels] = 1
     first: dict[object, int] = {}
     files = {file: _identity(file) for file in set(listing.files)}
     starts = [-1] * len(listing) if listing.spans is None else listing.spans[:, 0].tolist()
     keys = [(files[file], start) for file, start in zip(listing.files, starts, strict=True)]
     owners = [first.setdefault(key, i) for i, key in enumerate(keys)]
+    if len(first) == len(listing):
+        return replace(listing, labels=labels, kind="multi")
     together = np.zeros_like(labels)
     np.maximum.at(together, owners, labels)
     kept = sorted(first.values())

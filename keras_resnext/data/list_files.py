@@ -6,7 +6,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,15 @@ def _csv_table(path: Path) -> Table:
     for i, name in enumerate(rows[0]):
         table.setdefault(name, [row[i] if i < len(row) else "" for row in rows[1:]])
     named = _find_columns(table)
+    found = [] if named is None else [name for name in named[1] if name not in LABEL_COLUMNS]
+    if twice := [name for name in found if rows[0].count(name) > 1]:
+        raise ValueError(f"data={str(path)!r}: two columns are called {twice[0]!r}")
     files, columns = named or ([row[0] for row in rows], {"label": [(*row, "")[1] for row in rows]})
+    if named is None and (more := {*columns["label"]} & {cell for row in rows for cell in row[2:]} - {""}):
+        raise ValueError(
+            f"data={str(path)!r} has labels such as {min(more)!r} in more columns than one, which have no names; write "
+            "the labels of an image into one column, separated by |"
+        )
     for number, (file, row) in enumerate(zip(files, rows[named is not None :], strict=True), start=1):
         if not file:
             raise ValueError(f"data={str(path)!r}: row {number} must have a path and a label; it is {row}")
@@ -94,11 +102,9 @@ def _find_separator(line: str) -> str:
     return "\t" if "\t" in line else found[0] if found else ","
 
 
-def _find_columns(table: Mapping[str, list[Any]]) -> Table | None:
+def _find_columns(table: dict[str, list[Any]]) -> Table | None:
     """The column of files and those of labels, or of numbers; None where either is missing."""
-    lower: dict[str, str] = {}
-    for name in table:
-        lower.setdefault(name.strip().lower().replace(" ", "_"), name)
+    lower = {_plain_name(name): name for name in reversed(table)}
     file = next((lower[known] for known in _FILE_COLUMNS if known in lower), None)
     if file is None:
         return None
@@ -107,8 +113,12 @@ def _find_columns(table: Mapping[str, list[Any]]) -> Table | None:
         return table[file], {label: table[lower[label]]}
     # "" and "Unnamed: 0" number the rows where pandas wrote the list.
     passed = {*_FILE_COLUMNS, "", "unnamed:_0"}
-    others = {name: table[name] for key, name in lower.items() if key not in passed}
+    others = {name: cells for name, cells in table.items() if _plain_name(name) not in passed}
     return (table[file], others) if any(map(holds_numbers, others.values())) else None
+
+
+def _plain_name(column: str) -> str:
+    return column.strip().lower().replace(" ", "_")
 
 
 def _json_table(path: Path) -> Table:

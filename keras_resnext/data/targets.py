@@ -45,7 +45,7 @@ def read_targets(columns: Columns, expected: tuple[str, ...] | None, path: Path)
     name = next(iter(columns))
     if len(columns) > 1 or name not in LABEL_COLUMNS:
         return _read_columns(columns, expected, path)
-    cells = [_read_cell(cell) for cell in columns[name]]
+    cells = [_read_cell(cell, row, path) for row, cell in enumerate(columns[name], start=1)]
     if cells and name in _NUMBERS and (numbers := _read_numbers(name, cells, path)) is not None:
         names = (name,) if numbers.shape[1] == 1 else tuple(map(str, range(numbers.shape[1])))
         return "raw", numbers, names
@@ -175,8 +175,10 @@ def _split(name: str, texts: Sequence[str], expected: tuple[str, ...], path: Pat
     return None
 
 
-def _read_cell(cell: Any) -> str | list[str]:
+def _read_cell(cell: Any, row: int, path: Path) -> str | list[str]:
     """A text, or the parts of a list, which may be written as one: ['cat', 'dog'], [0 1 1]."""
+    if any(isinstance(part, dict | list) for part in (cell if isinstance(cell, list) else [cell])):
+        raise ValueError(f"data={str(path)!r}: row {row} must have a label or a list of labels; it has {cell!r}")
     if isinstance(cell, list):
         return [_plain(part) for part in cell]
     text = _plain(cell)

@@ -129,12 +129,18 @@ def test_one_label_stays_one(text, images):
         ("file,cat,dog\na.png,1,\nb.png,0,1\n", "row 1 has '' in column 'dog'; without a column such as 'label'"),
         ("file,cat,width\na.png,1,640\nb.png,0,480\n", "column 'cat' holds 0 and 1 and column 'width' other numbers"),
         ("file,value\na.png,1\nb.png,nan\n", "row 2 has 'nan' in column 'value'; it must hold a number"),
+        ("file,labels\na.png,\nb.png,\n", "no image has a label"),
+        ("file,cat,cat\na.png,1,0\nb.png,0,1\n", "two columns are called 'cat'"),
+        ("file,Cat,cat\na.png,1,0\nb.png,0,1\n", "class names 'Cat' and 'cat' are the same"),
+        ("a.png,cat,dog\nb.png,dog,\n", "has labels such as 'dog' in more columns than one, which have no names"),
+        ('[{"file": "a.png", "label": [{"name": "cat"}]}]', "row 1 must have a label or a list of labels"),
         ("file,labels\na.png,cat|fox\n", "'fox', which are not among the expected"),
     ],
 )
 def test_lists_that_say_no_one_thing(text, message, images):
+    path = write(images, "list.json" if text.startswith("[") else "list.csv", text)
     with pytest.raises(ValueError, match=message):
-        read_listing(write(images, "list.csv", text), ("cat", "dog") if "fox" in text else None)
+        read_listing(path, ("cat", "dog") if "fox" in text else None)
 
 
 def test_what_a_model_is_asked(images):
