@@ -45,7 +45,7 @@ def as_single(listing: Listing, why: str) -> Listing:
 
 
 def as_multi(listing: Listing, why: str) -> Listing:
-    """The same images with any number of labels each; an image that is listed several times has all of its labels.
+    """The same images with any number of labels each; an image that is listed with several has all of them.
 
     An image is the same by its file, also where links to it lie in the folders of several classes. Copies count as
     different images.
@@ -64,7 +64,7 @@ def as_multi(listing: Listing, why: str) -> Listing:
     starts = [-1] * len(listing) if listing.spans is None else listing.spans[:, 0].tolist()
     keys = [(files[file], start) for file, start in zip(listing.files, starts, strict=True)]
     owners = [first.setdefault(key, i) for i, key in enumerate(keys)]
-    if len(first) == len(listing):
+    if (labels == labels[owners]).all():  # listed twice with the same labels it counts twice
         return replace(listing, labels=labels, kind="multi")
     together = np.zeros_like(labels)
     np.maximum.at(together, owners, labels)

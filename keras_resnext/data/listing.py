@@ -101,8 +101,11 @@ def split_listing(listing: Listing, share: float, seed: int) -> tuple[Listing, L
         (the others, those taken away), with the same classes.
 
     Raises:
-        ValueError: `share` is not between 0 and 1, or a class has too few images to be shared.
+        ValueError: images without one class each, `share` is not between 0 and 1, or a class has too few images to be
+            shared.
     """
+    if listing.kind != "single":
+        raise ValueError(f"listing.kind={listing.kind!r} must be 'single': a share of each class is held out")
     if not 0 < share < 1:
         raise ValueError(f"validation={share!r} must lie between 0 and 1")
     rng = np.random.default_rng(seed)

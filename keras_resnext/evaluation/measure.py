@@ -52,7 +52,7 @@ def evaluate(
             is the one that it gives the probability of.
         data: a folder with a folder of images a class, a list or TFRecords, as in `data.read_listing`; of one with
             train and val, as in `data.find_splits`, the latter. Where each label has a probability of its own, an
-            image that is listed several times has all of its labels.
+            image that is listed with several labels, one a row, has all of them.
         labels: names of the model's classes in order; default those that a SavedModel records, or that training wrote
             beside the model, labels.txt.
         batch_size: images at once.
@@ -73,7 +73,7 @@ def evaluate(
     for name, value in (("batch_size", batch_size), ("limit", limit)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError(f"{name}={value!r} must be a positive integer")
-    if threshold is not None and not 0 < threshold < 1:
+    if threshold is not None and not (isinstance(threshold, int | float) and 0 < threshold < 1):
         raise ValueError(f"threshold={threshold!r} must lie between 0 and 1")
     listing = data if isinstance(data, Listing) else _read_validation(data)
     if not len(listing):

@@ -190,3 +190,8 @@ def test_a_label_of_which_nothing_can_be_read_is_an_error(images, tmp_path):
     with pytest.raises(ValueError, match="no image of class 'owl' can be read"):
         check_images(listing, limit=1)
     assert check_images(listing.select([0, 1]))[0].fingerprint() != listing.fingerprint()
+
+
+def test_an_image_listed_twice_with_one_label_counts_twice(images):
+    text = "file,label\na.png,cat\na.png,cat\nb.png,dog\n"
+    assert as_multi(read_listing(write(images, "twice.csv", text)), "").labels.tolist() == [[1, 0], [1, 0], [0, 1]]
