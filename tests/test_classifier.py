@@ -161,8 +161,10 @@ def test_probabilities_of_each_label_are_measured_as_keras_does(classes: int, tm
     json.dumps(result.facts(), allow_nan=False)
 
 
-def test_raw_numbers_cannot_be_evaluated(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="gives numbers that are not probabilities; evaluating needs a softmax"):
+def test_numbers_are_not_compared_with_class_names(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"12 images of 2 classes .* gives numbers that are not probabilities, to compare"
+    ):
         evaluate(small(None, 1), class_folders(tmp_path, 2))
 
 

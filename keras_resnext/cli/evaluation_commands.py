@@ -12,10 +12,17 @@ from .application import TRAINING, Classifier, app, load_framework, printable, t
 from .from_fields import from_fields
 
 if TYPE_CHECKING:
-    from ..evaluation.label_scores import LabelScores
+    from ..evaluation import Evaluation
 
 FILTERS = ("bilinear", "bicubic")
 SHOWN = 5  # confused pairs, skipped images
+LABELS = 20  # up to so many, the measures of each are shown
+KINDS = {
+    "single": "one class an image",
+    "multi": "a probability for each label",
+    "binary": "two classes, one probability",
+    "raw": "numbers",
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,10 @@ class EvaluateOptions:
     )
     preprocessing: str | None = field(default=None, metadata=PREPROCESSING)
     kind: str | None = field(default=None, metadata=KIND)
+    threshold: float | None = field(
+        default=None,
+        metadata={"help": "Of sigmoid outputs: the probability above which a label counts as yes; default 0.5."},
+    )
     limit: int | None = field(default=None, metadata={"min": 1, "help": "At most N images, evenly chosen."})
     strict: bool = field(default=False, metadata={"help": "Stop at the first unreadable image."})
     skip_limit: int | None = field(
@@ -60,7 +71,11 @@ def evaluate(
     ],
     options: EvaluateOptions,
 ) -> None:
-    """Measure a model or an export on labelled images: accuracy, loss, confusion, calibration."""
+    """Measure a model or an export on labelled images.
+
+    Classes: accuracy, loss, confusion, calibration. Labels with a probability each: mAP, AUC, F1, precision, recall.
+    Numbers: MAE, RMSE, R2.
+    """
     named = "*" in data.name or str(data).startswith("tfds:")
     if not named and not data.exists():  # a mistyped path should not wait for a framework
         raise FileNotFoundError(f"data={str(data)!r}: there is no such file or folder")
@@ -79,6 +94,7 @@ def evaluate(
         exif=False if options.ignore_exif else None,
         preprocessing=options.preprocessing,
         kind=options.kind,
+        threshold=options.threshold,
         limit=options.limit,
         strict=options.strict,
         skip_limit=options.skip_limit,
@@ -88,19 +104,22 @@ def evaluate(
     rows = {
         "model": asked.name,
         "run by": asked.runtime,
+        "data": result.facts()["data"],
         "images": f"{result.n}, {asked.size[0]}x{asked.size[1]}, resized to {asked.resize} {asked.interpolation}",
-        "top-1": f"{result.top1:.2%}",
-        "top-5": f"{result.top5:.2%}",
+        "gives": KINDS["binary" if asked.kind == "multi" and asked.classes == 1 else asked.kind],
+        **_class_rows(result),
         "loss": f"{result.loss:.4f}",
-        "calibration error": f"{result.calibration_error:.2%}",
-        **_label_rows(result.label_scores),
+        **_label_rows(result),
+        **_number_rows(result),
         "rate": f"{result.n / result.seconds:.0f} images/s",
     }
     if options.output:
         rows["written"] = str(result.save(options.output))
     for key, value in rows.items():
         print(f"{key:<20}{printable(value)}")
-    for true, predicted, count in result.confused[:SHOWN]:
+    for line in _each_label(result):
+        print(f"{'label':<20}{printable(line)}")
+    for true, predicted, count in result.confused[:SHOWN] if result.class_scores else ():
         pair = printable(f"{result.classes[true]} -> {result.classes[predicted]}")
         print(f"{'confused':<20}{pair}, {count} image{'s' * (count != 1)}")
     for name, reason in result.skipped[:SHOWN]:
@@ -109,13 +128,47 @@ def evaluate(
         tell(f"{len(result.skipped)} images were skipped")
 
 
-def _label_rows(found: "LabelScores | None") -> dict[str, str]:
+def _class_rows(result: "Evaluation") -> dict[str, str]:
+    if result.class_scores is None:
+        return {}
+    top5 = {"top-5": f"{result.top5:.2%}"} if len(result.classes) > 2 else {}
+    error = {"calibration error": f"{result.calibration_error:.2%}"}
+    return {"top-1": f"{result.top1:.2%}", **top5, **error}
+
+
+def _label_rows(result: "Evaluation") -> dict[str, str]:
+    found = result.label_scores
     if found is None:
         return {}
-    measures = {
-        "mAP": found.mean_average_precision,
-        "AUC": found.mean_auc,
-        "F1, micro": found.micro_f1,
-        "F1, macro": found.macro_f1,
-    }
-    return {name: f"{value:.2%}" for name, value in measures.items()}
+    measures = {"AUC": found.mean_auc, f"accuracy at {found.threshold:g}": found.mean_accuracy}
+    if len(result.outputs) > 1:
+        several = {"F1, micro": found.micro_f1, "F1, macro": found.macro_f1}
+        measures = {"mAP": found.mean_average_precision, **measures, **several}
+    else:
+        one = {"precision": found.precision, "recall": found.recall, "F1": found.f1}
+        measures |= {name: float(values[0]) for name, values in one.items()}
+        measures["average precision"] = found.mean_average_precision
+    return {name: _percent(value) for name, value in measures.items()}
+
+
+def _number_rows(result: "Evaluation") -> dict[str, str]:
+    found = result.number_scores
+    if found is None:
+        return {}
+    return {"MAE": f"{found.mae:.6g}", "RMSE": f"{found.rmse:.6g}", "R2": f"{found.r2:.4f}"}
+
+
+def _each_label(result: "Evaluation") -> list[str]:
+    found = result.label_scores
+    if found is None or not 1 < len(result.outputs) <= LABELS:
+        return []
+    measures = {"AP": found.average_precision, "precision": found.precision, "recall": found.recall, "F1": found.f1}
+    return [
+        f"{name}: {', '.join(f'{what} {_percent(values[i])}' for what, values in measures.items())}, "
+        f"{count} image{'s' * (count != 1)}"
+        for i, (name, count) in enumerate(zip(result.outputs, found.images.tolist(), strict=True))
+    ]
+
+
+def _percent(value: float) -> str:
+    return "unknown" if value != value else f"{value:.2%}"  # NaN

@@ -28,7 +28,10 @@ class ExplainOptions:
     )
     class_: str | None = field(
         default=None,
-        metadata={"name": "--class", "help": "Name or number of the class to explain; default the predicted one."},
+        metadata={
+            "name": "--class",
+            "help": "Name or number of the class or label; default the highest score.",
+        },
     )
     method: str = field(
         default="grad_cam",

@@ -78,7 +78,7 @@ def check_images(
             f"{len(skipped)} of {len(listing)} images cannot be read, more than the limit of {limit}: {listed}{more}"
         )
     kept = listing.select(np.setdiff1d(np.arange(len(listing)), list(problems)))
-    lost = np.setdiff1d(listing.labels, kept.labels)
+    lost = np.flatnonzero((listing.counts() > 0) & (kept.counts() == 0))
     if len(lost):
         raise ValueError(f"no image of class {listing.classes[lost[0]]!r} can be read; the first: {skipped[0][0]}")
     return kept, skipped

@@ -5,12 +5,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from . import tfds
 from .class_names import check_names, numbered
 from .folders import COMMON, read_folders
 from .list_files import LISTS, read_list
 from .listing import Listing
 from .records import RECORD_NAME, index_records, read_class_names
+from .targets import multi_hot
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
 
@@ -46,7 +49,8 @@ def read_listing(path: str | os.PathLike[str], classes: Sequence[str] | None = N
         path: a folder with one folder of images a class (searched downwards, classes sorted by name, as torchvision's
             ImageFolder); a list: .csv with columns `path` and `label` (a header is optional), .json with
             [{"path": …, "label": …}, …] or {path: label}, .jsonl with such an entry a line, or .txt with "path number"
-            lines as mmcls has them, paths relative to the list; a folder or a pattern (`records/train*`) of TFRecords
+            lines as mmcls has them, paths relative to the list; several labels or numbers an image stand in lists as
+            `targets.read_targets` says; a folder or a pattern (`records/train*`) of TFRecords
             in ImageNet's layout; `tfds:NAME`, of a data set of tensorflow_datasets what it has to validate on, else
             all of it (`find_splits` gives both parts).
         classes: the names that are expected, in order, such as those of the training images; default as found.
@@ -60,7 +64,9 @@ def read_listing(path: str | os.PathLike[str], classes: Sequence[str] | None = N
     listing = _find(path, None if classes is None else tuple(classes))
     if not len(listing):
         raise ValueError(f"data={str(path)!r} holds no images ({COMMON})")
-    if classes is None and len(listing.classes) < 2:
+    if not listing.classes:
+        raise ValueError(f"data={str(path)!r}: no image has a label")
+    if classes is None and len(listing.classes) < 2 and listing.kind == "single":
         raise ValueError(f"data={str(path)!r} has one class alone, {listing.classes[0]!r}; at least two are needed")
     check_names(listing.classes)
     return listing
@@ -84,5 +90,8 @@ def _find(path: Path, classes: tuple[str, ...] | None) -> Listing:
 
 def _read_records(folder: Path, files: list[str], expected: tuple[str, ...] | None) -> Listing:
     owners, spans, labels = index_records(files)
-    names = numbered(labels, expected or read_class_names(folder), folder)
-    return Listing(tuple(files[i] for i in owners), labels, names, spans)
+    flat = [label for row in labels for label in row]
+    names = numbered(flat, expected or read_class_names(folder), folder)
+    single = all(len(row) == 1 for row in labels)
+    found = np.array(flat, "int64") if single else multi_hot(labels, len(names))
+    return Listing(tuple(files[i] for i in owners), found, names, spans, "single" if single else "multi")

@@ -6,59 +6,46 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..files import read_lines, read_text
-from .class_names import numbered, ordered
 from .listing import Listing
 from .records import read_class_names
+from .targets import LABEL_COLUMNS, holds_numbers, read_targets
 
 LISTS = (".csv", ".tsv", ".json", ".jsonl", ".txt")
 _FILE_COLUMNS = (
     *("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_id", "image_path"),
-    *("image_name", "img", "img_path"),
+    *("image_name", "img", "img_path", "id"),
 )
-_LABEL_COLUMNS = ("label", "class", "category", "target", "class_name", "label_name", "labels")
-_SEPARATORS = (",", ";", "\t", "|")
 _SUFFIXES = (".jpg", ".jpeg", ".png")  # that identifiers in place of file names leave out
 
-Row = tuple[str, str]
+Table = tuple[list[str], dict[str, list[Any]]]  # files, and by name the columns that say what they show
 
 
 def read_list(path: Path, expected: tuple[str, ...] | None) -> Listing:
-    """The images that a list names, and their classes."""
-    readers = {".csv": _csv_rows, ".tsv": _csv_rows, ".json": _json_rows, ".jsonl": _json_rows, ".txt": _text_rows}
+    """The images that a list names, and what it says of them."""
+    readers = {".csv": _csv_table, ".tsv": _csv_table, ".json": _json_table, ".jsonl": _json_table, ".txt": _text_table}
     try:
-        rows = readers[path.suffix.lower()](path)
+        names, columns = readers[path.suffix.lower()](path)
     except (json.JSONDecodeError, csv.Error) as error:
         raise ValueError(f"data={str(path)!r} cannot be read: {error}") from None
-    files = [_find_file(path.parent, file) for file, _ in rows]
+    files = [_find_file(path.parent, name) for name in names]
     absent = [file for file in files if not os.path.isfile(file)]
     if len(files) > 1 and absent == files[:1]:
+        first = (names[0], *(cells[0] for cells in columns.values()))
         raise ValueError(
-            f"data={str(path)!r}: the first row, {rows[0]}, is neither an image and its label nor names of columns; "
-            f"these are known: {', '.join(_FILE_COLUMNS)} and {', '.join(_LABEL_COLUMNS)}"
+            f"data={str(path)!r}: the first row, {first}, is neither an image and its label nor names of columns; "
+            f"these are known: {', '.join(_FILE_COLUMNS)} and {', '.join(LABEL_COLUMNS)}, or one of 0 and 1 a label"
         )
     if absent:
         raise FileNotFoundError(f"data={str(path)!r}: {len(absent)} listed images are missing, such as {absent[0]!r}")
-    texts = [label for _, label in rows]
-    _check_single(texts, path)
-    _check_once(files, texts, path)
-    if texts and all(re.fullmatch(r"\d+\.0", text) for text in texts):  # pandas' way of writing 3, beside gaps
-        texts = [text[:-2] for text in texts]
-    if texts and all(text.lstrip("-").isdecimal() for text in texts):
-        numbers = [_read_number(text, row, path) for row, text in enumerate(texts, start=1)]
-        names = numbered(numbers, expected or read_class_names(path.parent), path)
-        labels = np.array(numbers, "int64")
-    else:
-        names = ordered(sorted(set(texts)), expected or read_class_names(path.parent), path)
-        position = {name: i for i, name in enumerate(names)}
-        labels = np.array([position[text] for text in texts], "int64")
-    return Listing(tuple(files), labels, names)
+    kind, labels, classes = read_targets(columns, expected or read_class_names(path.parent), path)
+    if kind == "single":
+        _check_once(files, [classes[label] for label in labels], path)
+    return Listing(tuple(files), labels, classes, kind=kind)
 
 
 def _find_file(folder: Path, name: str) -> str:
@@ -66,15 +53,6 @@ def _find_file(folder: Path, name: str) -> str:
     tries = [name, name.replace("\\", "/")]
     tries += [text + suffix for text in tries for suffix in _SUFFIXES]
     return str(folder / next((text for text in tries if os.path.isfile(folder / text)), name))
-
-
-def _check_single(texts: Sequence[str], path: Path) -> None:
-    """An image with several labels must not become one of a class of its own."""
-    known = set(texts)
-    for row, text in enumerate(texts, start=1):
-        parts = [part for part in re.split(r"[\s,;|\[\]'\"]+", text) if part]
-        if len(parts) > 1 and text not in parts and all(part in known for part in parts):
-            raise ValueError(f"data={str(path)!r}: row {row} has several labels, {text!r}; it must have one")
 
 
 def _check_once(files: Sequence[str], texts: Sequence[str], path: Path) -> None:
@@ -90,47 +68,79 @@ def _check_once(files: Sequence[str], texts: Sequence[str], path: Path) -> None:
         )
 
 
-def _csv_rows(path: Path) -> list[Row]:
+def _csv_table(path: Path) -> Table:
     text = read_text(path).lstrip()
     if said := re.match(r"sep=(.)\n", text):  # Excel's own line
         text = text[said.end() :]
-    separator = said[1] if said else max(_SEPARATORS, key=text.partition("\n")[0].count)
+    separator = said[1] if said else _find_separator(text.partition("\n")[0])
     rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator)]
     rows = [row for row in rows if any(row)]  # spreadsheets end in rows of nothing
     if not rows:
-        return []
-    columns = _columns({name: i for i, name in reversed(list(enumerate(rows[0])))})
-    file, label = (0, 1) if columns is None else columns
-    rows = rows if columns is None else rows[1:]
-    for number, row in enumerate(rows, start=1):
-        if len(row) <= max(file, label) or not row[file] or not row[label]:
+        return [], {"label": []}
+    table: dict[str, list[Any]] = {}
+    for i, name in enumerate(rows[0]):
+        table.setdefault(name, [row[i] if i < len(row) else "" for row in rows[1:]])
+    named = _find_columns(table)
+    found = [] if named is None else [name for name in named[1] if name not in LABEL_COLUMNS]
+    if twice := [name for name in found if rows[0].count(name) > 1]:
+        raise ValueError(f"data={str(path)!r}: two columns are called {twice[0]!r}")
+    files, columns = named or ([row[0] for row in rows], {"label": [(*row, "")[1] for row in rows]})
+    if named is None and (more := {*columns["label"]} & {cell for row in rows for cell in row[2:]} - {""}):
+        raise ValueError(
+            f"data={str(path)!r} has labels such as {min(more)!r} in more columns than one, which have no names; write "
+            "the labels of an image into one column, separated by |"
+        )
+    for number, (file, row) in enumerate(zip(files, rows[named is not None :], strict=True), start=1):
+        if not file:
             raise ValueError(f"data={str(path)!r}: row {number} must have a path and a label; it is {row}")
-    return [(row[file], row[label]) for row in rows]
+    return files, columns
 
 
-def _columns(names: Mapping[Any, Any]) -> tuple[Any, Any] | None:
-    """What stands under the name of a column of files and under that of labels; None where one is missing."""
-    lower = {str(name).strip().lower().replace(" ", "_"): value for name, value in names.items()}
-    found = [next((lower[n] for n in known if n in lower), None) for known in (_FILE_COLUMNS, _LABEL_COLUMNS)]
-    return None if None in found else (found[0], found[1])
+def _find_separator(line: str) -> str:
+    """A tab, else the first of the others: what follows it may separate the labels of an image."""
+    found = re.search(r"[,;|]", re.sub(r'"[^"]*"', "", line))
+    return "\t" if "\t" in line else found[0] if found else ","
 
 
-def _json_rows(path: Path) -> list[Row]:
+def _find_columns(table: dict[str, list[Any]]) -> Table | None:
+    """The column of files and those of labels, or of numbers; None where either is missing."""
+    lower = {_plain_name(name): name for name in reversed(table)}
+    file = next((lower[known] for known in _FILE_COLUMNS if known in lower), None)
+    if file is None:
+        return None
+    label = next((known for known in LABEL_COLUMNS if known in lower), None)
+    if label is not None:
+        return table[file], {label: table[lower[label]]}
+    # "" and "Unnamed: 0" number the rows where pandas wrote the list.
+    passed = {*_FILE_COLUMNS, "", "unnamed:_0"}
+    others = {name: cells for name, cells in table.items() if _plain_name(name) not in passed}
+    return (table[file], others) if any(map(holds_numbers, others.values())) else None
+
+
+def _plain_name(column: str) -> str:
+    return column.strip().lower().replace(" ", "_")
+
+
+def _json_table(path: Path) -> Table:
     data = list(map(json.loads, read_lines(path))) if path.suffix.lower() == ".jsonl" else json.loads(read_text(path))
     if isinstance(data, dict):
-        return [(str(file), str(label).strip()) for file, label in data.items()]
-    rows = []
-    for number, row in enumerate(data if isinstance(data, list) else [data], start=1):
-        found = _columns(row) if isinstance(row, dict) else None
-        if found is None:
-            raise ValueError(f'data={str(path)!r}: entry {number} must be {{"path": …, "label": …}}; it is {row!r}')
-        if isinstance(found[1], list):
-            raise ValueError(f"data={str(path)!r}: entry {number} has several labels, {found[1]!r}; it must have one")
-        rows.append((str(found[0]), str(found[1]).strip()))
-    return rows
+        return list(data), {"label": list(data.values())}
+    found: list[Table] = []
+    for number, entry in enumerate(data if isinstance(data, list) else [data], start=1):
+        columns = (
+            _find_columns({str(name): [cell] for name, cell in entry.items()}) if isinstance(entry, dict) else None
+        )
+        if columns is None:
+            raise ValueError(f'data={str(path)!r}: entry {number} must be {{"path": …, "label": …}}; it is {entry!r}')
+        found.append(columns)
+    files = [str(names[0]) for names, _ in found]
+    if all(name in LABEL_COLUMNS for _, columns in found for name in columns):
+        return files, {next(iter(found[0][1]), "label"): [cell for _, columns in found for (cell,) in columns.values()]}
+    names = dict.fromkeys(name for _, columns in found for name in columns)
+    return files, {name: [columns.get(name, [None])[0] for _, columns in found] for name in names}
 
 
-def _text_rows(path: Path) -> list[Row]:
+def _text_table(path: Path) -> Table:
     rows = []
     for number, line in enumerate(read_lines(path), start=1):
         row = line.rsplit("\t" if "\t" in line else None, maxsplit=1)
@@ -139,11 +149,5 @@ def _text_rows(path: Path) -> list[Row]:
         if len(row) != 2 or not all(cell.strip() for cell in row):
             raise ValueError(f"data={str(path)!r}: line {number} must be a path and a label; it is {line!r}")
         rows.append((row[0].strip().rstrip(",;"), row[1].strip()))
-    return rows[1:] if rows and _columns({name: i for i, name in enumerate(rows[0])}) == (0, 1) else rows
-
-
-def _read_number(text: str, row: int, path: Path) -> int:
-    try:
-        return int(text)
-    except ValueError:  # such as --5
-        raise ValueError(f"data={str(path)!r}: label {text!r} of row {row} is no number") from None
+    found = _find_columns({name: [row[i] for row in rows[1:]] for i, name in enumerate(rows[0])}) if rows else None
+    return found or ([file for file, _ in rows], {"label": [label for _, label in rows]})

@@ -15,15 +15,18 @@ class Listing:
 
     Attributes:
         files: n paths.
-        labels: int64 (n,), indices into `classes`.
-        classes: names.
+        labels: as `kind` has it.
+        classes: names of the classes or labels; of numbers, what they are called.
         spans: int64 (n, 2), offset and length in bytes of each image inside its file; None where files are images.
+        kind: "single": one class an image, `labels` int64 (n,), indices into `classes`. "multi": any number of labels,
+            none too, uint8 (n, classes) of 0 and 1. "raw": numbers, float64 (n, numbers).
     """
 
     files: tuple[str, ...]
     labels: np.ndarray
     classes: tuple[str, ...]
     spans: np.ndarray | None = None
+    kind: str = "single"
 
     def __len__(self) -> int:
         return len(self.files)
@@ -49,10 +52,16 @@ class Listing:
             self, files=files, labels=self.labels[indices], spans=None if self.spans is None else self.spans[indices]
         )
 
+    def counts(self) -> np.ndarray:
+        """int64 (classes,): how many images have each class or label; all of them have each number."""
+        if self.kind == "single":
+            return np.bincount(self.labels, minlength=len(self.classes))
+        return self.labels.astype(bool).sum(0) if self.kind == "multi" else np.full(len(self.classes), len(self))
+
     def fingerprint(self) -> str:
         """SHA-256 in hex of classes, labels, file names and sizes, wherever the folder stands."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())
-        digest.update(self.labels.astype("<i8").tobytes())
+        digest.update(self.labels.astype("<f8" if self.kind == "raw" else "<i8").tobytes())
         distinct = sorted(set(self.files))
         root = os.path.commonpath([os.path.dirname(file) for file in distinct]) if distinct else ""
         sizes = {file: os.path.getsize(file) if os.path.exists(file) else -1 for file in distinct}  # links to nothing
@@ -92,8 +101,11 @@ def split_listing(listing: Listing, share: float, seed: int) -> tuple[Listing, L
         (the others, those taken away), with the same classes.
 
     Raises:
-        ValueError: `share` is not between 0 and 1, or a class has too few images to be shared.
+        ValueError: images without one class each, `share` is not between 0 and 1, or a class has too few images to be
+            shared.
     """
+    if listing.kind != "single":
+        raise ValueError(f"listing.kind={listing.kind!r} must be 'single': a share of each class is held out")
     if not 0 < share < 1:
         raise ValueError(f"validation={share!r} must lie between 0 and 1")
     rng = np.random.default_rng(seed)

@@ -14,29 +14,29 @@ from ..files import read_lines
 RECORD_NAME = re.compile(r"-\d{5}-of-\d{5}$|\.tfrecords?(-\d{5}-of-\d{5})?$|\.tfrec$")
 CLASSES_FILE = "labels.txt"
 # What others call it: mmcls, and tensorflow_datasets beside the records of a data set.
-CLASSES_FILES = (CLASSES_FILE, "classes.txt", "label.labels.txt")
+CLASSES_FILES = (CLASSES_FILE, "classes.txt", "label.labels.txt", "labels.labels.txt")
 
-# Names of the features: what holds the image, what holds the label, and the label of the first class. ImageNet's
-# records (tensorflow/models, build_imagenet_data.py) count from 1, tensorflow_datasets' from 0.
-LAYOUTS = (("image/encoded", "image/class/label", 1), ("image", "label", 0))
+# Names of the features: what holds the image, what holds its label or labels, and the label of the first class.
+# ImageNet's records (tensorflow/models, build_imagenet_data.py) count from 1, tensorflow_datasets' from 0.
+LAYOUTS = (("image/encoded", "image/class/label", 1), ("image", "label", 0), ("image", "labels", 0))
 
 _LENGTH_DELIMITED = 2
 
 
-def index_records(files: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def index_records(files: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
     """Where the images of TFRecord files are.
 
     Only the frames of the records and of the features in them are read, not the images.
 
     Returns:
-        (index into `files` (n,), offset and length of each encoded image (n, 2), labels from 0 (n,)), all int64.
+        (index into `files` int64 (n,), offset and length of each encoded image int64 (n, 2), its labels from 0).
 
     Raises:
         ValueError: a file that is cut, or a record without image and label.
     """
     owners: list[int] = []
     spans: list[tuple[int, int]] = []
-    labels: list[int] = []
+    labels: list[list[int]] = []
     for number, path in enumerate(files):
         with open(path, "rb") as file:
             for start, length in _records(file, path):
@@ -44,7 +44,7 @@ def index_records(files: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndar
                 for image, label, first in LAYOUTS:
                     if image in features and label in features:
                         spans.append(_bytes_value(file, *features[image]))
-                        labels.append(_int_value(file, *features[label]) - first)
+                        labels.append([value - first for value in _int_values(file, *features[label])])
                         owners.append(number)
                         break
                 else:
@@ -52,7 +52,7 @@ def index_records(files: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndar
                     raise ValueError(
                         f"{path}: the record at byte {start} has no {wanted}; it has {', '.join(sorted(features))}"
                     )
-    return np.array(owners, "int64"), np.array(spans, "int64").reshape(-1, 2), np.array(labels, "int64")
+    return np.array(owners, "int64"), np.array(spans, "int64").reshape(-1, 2), labels
 
 
 def read_class_names(folder: Path) -> tuple[str, ...] | None:
@@ -130,11 +130,17 @@ def _bytes_value(file: BinaryIO, start: int, end: int) -> tuple[int, int]:
     raise ValueError(f"the image at byte {start} is empty")
 
 
-def _int_value(file: BinaryIO, start: int, end: int) -> int:
-    """Feature.int64_list.value[0], packed or not."""
+def _int_values(file: BinaryIO, start: int, end: int) -> list[int]:
+    """Feature.int64_list.value, packed or not; an empty list is one, an empty feature is an error."""
+    values = None
     for _, _, first, last in _fields(file, start, end):
-        for _, _, begin, _ in _fields(file, first, last):
+        values = [] if values is None else values
+        for _, _, begin, stop in _fields(file, first, last):
             file.seek(begin)
-            value, _ = _varint(file.read(10), 0)
-            return value - (1 << 64) if value >> 63 else value
-    raise ValueError(f"the label at byte {start} is empty")
+            data, position = file.read(stop - begin), 0
+            while position < len(data):
+                value, position = _varint(data, position)
+                values.append(value - (1 << 64) if value >> 63 else value)
+    if values is None:
+        raise ValueError(f"the label at byte {start} is empty")
+    return values

@@ -1,7 +1,7 @@
 """Labelled images written as TFRecords in ImageNet's layout (tensorflow/models, build_imagenet_data.py)."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,9 +36,10 @@ def write_records(
     limit: int | None = None,
     console: Console | None = None,
 ) -> dict[str, Listing]:
-    """Writes a data set as TFRecords that `find_splits` and `read_listing` find again, and labels.txt with its classes.
+    """Writes a data set of classes or labels as TFRecords that `find_splits` and `read_listing` find again.
 
-    Encoded images are copied byte for byte, whatever their format; at most `READ_AHEAD` of them are in memory.
+    Its classes stand in labels.txt beside them. Encoded images are copied byte for byte, whatever their format; at most
+    `READ_AHEAD` of them are in memory.
 
     Args:
         data: what `read_listing` takes, or a folder with train and val: of that, `validation-…` is written too.
@@ -54,7 +55,8 @@ def write_records(
 
     Raises:
         FileExistsError, NotADirectoryError: `output` is not empty, or no folder; nothing is read then.
-        ValueError: as `read_listing` and `check_images`; `shards` out of range; a class name of more than one line.
+        ValueError: as `read_listing` and `check_images`; `shards` out of range; a class name of more than one line;
+            numbers for labels.
         OSError: a file cannot be read, or written, such as on a full disk; `output` is left as it was.
     """
     console = console or Console(quiet=True)
@@ -62,6 +64,8 @@ def write_records(
         listings = _find(data)
         if shards is not None and not 1 <= shards <= (most := min(MOST_SHARDS, len(listings["train"]))):
             raise ValueError(f"shards={shards!r} must lie in 1..{most}; there are {len(listings['train'])} images")
+        if any(listing.kind == "raw" for listing in listings.values()):
+            raise ValueError(f"data={os.fspath(data)!r} has numbers for labels; records hold classes and labels")
         names = _class_lines(listings["train"].classes)
         rng = np.random.default_rng(seed)
         for split, listing in listings.items():
@@ -78,37 +82,35 @@ def write_records(
     return listings
 
 
-def make_example(data: bytes, label: int, text: str, filename: str) -> tf.train.Example:
+def make_example(data: bytes, labels: Sequence[int], texts: Sequence[str], filename: str) -> tf.train.Example:
     """One record: `data` as it is, and what its header says.
 
     Args:
         data: the encoded image.
-        label: its class, counted from 0; the record counts from 1, as ImageNet's.
-        text: the name of its class.
+        labels: its class, or all of its labels, counted from 0; the record counts from 1, as ImageNet's.
+        texts: the name of each.
         filename: where it came from, without folders.
     """
     with open_image(data) as image:
         (width, height), mode, kind, channels = image.size, image.mode, image.format, len(image.getbands())
     if kind == "MPO":  # Pillow's name of a JPEG file with more images behind the first, as phones write them
         kind = "JPEG"
-    values: dict[str, int | bytes] = {
-        "image/encoded": data,
-        "image/format": str(kind).encode(),
-        "image/height": height,
-        "image/width": width,
-        "image/channels": channels,
-        "image/colorspace": _COLOUR_SPACES.get(mode, mode).encode(),
-        "image/class/label": label + _FIRST_LABEL,
-        "image/class/text": text.encode(),
-        "image/filename": os.fsencode(filename),
+    numbers = {
+        "image/height": [height],
+        "image/width": [width],
+        "image/channels": [channels],
+        "image/class/label": [label + _FIRST_LABEL for label in labels],
     }
-    return tf.train.Example(features=tf.train.Features(feature={name: _feature(v) for name, v in values.items()}))
-
-
-def _feature(value: int | bytes) -> tf.train.Feature:
-    if isinstance(value, bytes):
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+    strings = {
+        "image/encoded": [data],
+        "image/format": [str(kind).encode()],
+        "image/colorspace": [_COLOUR_SPACES.get(mode, mode).encode()],
+        "image/class/text": [text.encode() for text in texts],
+        "image/filename": [os.fsencode(filename)],
+    }
+    features = {k: tf.train.Feature(int64_list=tf.train.Int64List(value=v)) for k, v in numbers.items()}
+    features |= {k: tf.train.Feature(bytes_list=tf.train.BytesList(value=v)) for k, v in strings.items()}
+    return tf.train.Example(features=tf.train.Features(feature=features))
 
 
 def _find(data: str | os.PathLike[str]) -> dict[str, Listing]:
@@ -135,9 +137,11 @@ def _write_shard(listing: Listing, path: Path, advance: Callable[[int], None]) -
     try:
         with tf.io.TFRecordWriter(str(path)) as writer:
             for index, data in enumerate(_read(listing)):
-                label = int(listing.labels[index])
+                found = listing.labels[index]
+                labels = [int(found)] if listing.kind == "single" else np.flatnonzero(found).tolist()
                 filename = os.path.basename(listing.name(index))
-                writer.write(make_example(data, label, listing.classes[label], filename).SerializeToString())
+                example = make_example(data, labels, [listing.classes[label] for label in labels], filename)
+                writer.write(example.SerializeToString())
                 advance(1)
     except tf.errors.OpError as error:
         raise OSError(f"{path.name} cannot be written: {error.message}") from None

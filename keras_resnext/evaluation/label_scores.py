@@ -1,5 +1,6 @@
 """How good scores are where each label has a probability of its own, in NumPy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +14,28 @@ SMALLEST = 1e-7  # of p and 1 - p in the loss, as in Keras
 class LabelScores:
     """Measures of each label by itself; NaN for a label of which the data has no image, or nothing else.
 
+    A score above the threshold counts as yes.
+
     Attributes:
+        threshold: between 0 and 1.
+        images: int64 (labels,), how many images have each label.
         average_precision: float64 (labels,), the mean over the label's images of the precision at each one's place.
         auc: float64 (labels,), area under the ROC curve: the share of pairs of an image with the label and one without
             that are in the right order.
-        f1: float64 (labels,), 2 TP / (2 TP + FP + FN), where a score above 0.5 counts as yes.
+        accuracy: float64 (labels,), the share of images that are answered rightly.
+        precision: float64 (labels,), TP / (TP + FP); NaN where no image is said to have the label.
+        recall: float64 (labels,), TP / (TP + FN).
+        f1: float64 (labels,), 2 TP / (2 TP + FP + FN).
         micro_f1: the same of all labels' counts together.
     """
 
+    threshold: float
+    images: np.ndarray
     average_precision: np.ndarray
     auc: np.ndarray
+    accuracy: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
     f1: np.ndarray
     micro_f1: float
 
@@ -41,27 +54,53 @@ class LabelScores:
         """The mean over the labels of which there are images with and without."""
         return _mean(self.auc)
 
+    @property
+    def mean_accuracy(self) -> float:
+        """The share of right answers among all images and labels, as Keras's `BinaryAccuracy`."""
+        return float(self.accuracy.mean())
+
     def facts(self) -> dict[str, Any]:
         """All of it as JSON has it, null for NaN."""
-        single = {name: getattr(self, name) for name in ("mean_average_precision", "mean_auc", "micro_f1", "macro_f1")}
-        each = {name: getattr(self, name).tolist() for name in ("average_precision", "auc", "f1")}
+        means = ("mean_average_precision", "mean_auc", "mean_accuracy", "micro_f1", "macro_f1")
+        single = {name: getattr(self, name) for name in means}
+        each = {name: getattr(self, name).tolist() for name in EACH}
         return {
+            "threshold": self.threshold,
             **{name: None if np.isnan(value) else value for name, value in single.items()},
+            "images": self.images.tolist(),
             **{name: [None if np.isnan(value) else value for value in values] for name, values in each.items()},
         }
 
+    def table(self, labels: Sequence[str]) -> list[list[Any]]:
+        """Rows of per_label.csv, the first with the names of the columns."""
+        columns = zip(*(getattr(self, name).tolist() for name in EACH), strict=True)
+        rows = [
+            [i, labels[i], int(self.images[i]), *("" if np.isnan(value) else f"{value:.6f}" for value in values)]
+            for i, values in enumerate(columns)
+        ]
+        return [["label", "name", "images", *EACH], *rows]
 
-def score_labels(scores: np.ndarray, truths: np.ndarray) -> LabelScores:
+
+EACH = ("average_precision", "auc", "accuracy", "precision", "recall", "f1")  # in the order of tables
+
+
+def score_labels(scores: np.ndarray, truths: np.ndarray, threshold: float = THRESHOLD) -> LabelScores:
     """Measures scores (n, labels) on 0..1 against bool (n, labels)."""
-    yes = scores > THRESHOLD
-    right, wrong = (yes & truths).sum(0), (yes != truths).sum(0)
-    with np.errstate(invalid="ignore"):
+    yes = scores > threshold
+    right, wrong, said, images = (yes & truths).sum(0), (yes != truths).sum(0), yes.sum(0), truths.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision, recall = right / said, right / images
         f1 = np.where(truths.any(0), 2 * right / (2 * right + wrong), np.nan)
         micro = float(2 * right.sum() / (2 * right.sum() + wrong.sum())) if truths.any() else float("nan")
     columns = list(zip(scores.T, truths.T, strict=True))
     return LabelScores(
+        threshold=threshold,
+        images=images,
         average_precision=np.array([average_precision(*column) for column in columns]),
         auc=np.array([area_under_curve(*column) for column in columns]),
+        accuracy=(yes == truths).mean(0),
+        precision=precision,
+        recall=recall,
         f1=f1,
         micro_f1=micro,
     )

@@ -12,15 +12,14 @@ import numpy as np
 from rich.console import Console
 
 from ..classifier import Classifier, Model, open_classifier
-from ..data import Listing, default_skip_limit, find_splits, read_listing
-from ..labels import class_names, match_classes
+from ..data import Listing, as_single, default_skip_limit, find_splits, read_listing
 from ..network.input_preprocessing import Given
 from ..progress import Bar
-from .label_scores import LabelScores, binary_cross_entropy, score_labels
-from .metrics import calibration_bins, confusion_matrix, rank_of
+from .class_scores import score_classes, summarise, summarise_binary
+from .label_scores import THRESHOLD, binary_cross_entropy, score_labels
+from .number_scores import score_numbers
 from .result import Evaluation
-
-SMALLEST = 1e-7  # probabilities below count as this in the loss, as in Keras; integers give zeros
+from .truths import fit_labels
 
 
 def evaluate(
@@ -35,6 +34,7 @@ def evaluate(
     exif: bool | None = None,
     preprocessing: Given = None,
     kind: str | None = None,
+    threshold: float | None = None,
     limit: int | None = None,
     strict: bool = False,
     skip_limit: int | None = None,
@@ -45,16 +45,22 @@ def evaluate(
     Images are read in threads ahead of the model, a few batches at a time. How the classes of the data and of the
     model belong together: `labels.match_classes`.
 
+    What is measured follows from what the model gives (`Classifier.kind`). Classes of which one is right: accuracy,
+    cross-entropy, confusion, calibration. A probability for each label: average precision, AUC, precision, recall and
+    F1, of each label and together, and if each image has one label, the former too. Numbers: MAE, RMSE and R².
+
     Args:
         model: a Keras model, the path of one, of a PyTorch checkpoint or of an export, as in
             `classifier.open_classifier`. One that ends in a single sigmoid tells two classes apart, of which the second
             is the one that it gives the probability of.
         data: a folder with a folder of images a class, a list or TFRecords, as in `data.read_listing`; of one with
-            train and val, as in `data.find_splits`, the latter.
+            train and val, as in `data.find_splits`, the latter. Where each label has a probability of its own, an
+            image that is listed with several labels, one a row, has all of them.
         labels: names of the model's classes in order; default those that a SavedModel records, or that training wrote
             beside the model, labels.txt.
         batch_size: images at once.
         image_size, resize, interpolation, exif, preprocessing, kind: as in `classifier.open_classifier`.
+        threshold: above which the probability of a label counts as yes; default 0.5.
         limit: at most so many images, evenly chosen.
         strict: whether the first image that cannot be read is an error.
         skip_limit: how many of them are passed over otherwise; default a hundredth of all, at least one.
@@ -62,13 +68,16 @@ def evaluate(
 
     Raises:
         FileNotFoundError: a path to nothing.
-        ValueError: a model that is no classifier of RGB images or gives no probabilities (NaN, for one); data that
-            cannot be read; classes that do not belong together; an argument out of range.
+        ValueError: a model that is no classifier of RGB images or gives NaN or, in place of probabilities, other
+            numbers; data that cannot be read; labels of another kind than the model's, or classes that do not belong
+            together; an argument out of range.
         ImportError: the runtime for the model's format is not installed.
     """
     for name, value in (("batch_size", batch_size), ("limit", limit)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError(f"{name}={value!r} must be a positive integer")
+    if threshold is not None and not (isinstance(threshold, int | float) and 0 < threshold < 1):
+        raise ValueError(f"threshold={threshold!r} must lie between 0 and 1")
     listing = data if isinstance(data, Listing) else _read_validation(data)
     if not len(listing):
         raise ValueError("data holds no images")
@@ -81,61 +90,68 @@ def evaluate(
         preprocessing=preprocessing,
         kind=kind,
     )
-    if classifier.kind == "raw":
-        raise ValueError(
-            f"model={classifier.name!r} gives numbers that are not probabilities; evaluating needs a softmax or sigmoid"
-        )
-    binary = classifier.classes == 1
-    classes = 2 if binary else classifier.classes
-    known = labels if labels is not None or binary else classifier.labels
-    if known is not None:
-        known = class_names(known, classes)
-    positions, names = match_classes(listing.classes, known, classes)
+    if threshold is not None and classifier.kind != "multi":
+        raise ValueError(f"threshold={threshold!r} is for sigmoid outputs; model={classifier.name!r} has none")
+    listing = fit_labels(listing, classifier, labels)
     if limit is not None and limit < len(listing):
         listing = listing.select(np.arange(limit) * len(listing) // limit)
-    targets = positions[listing.labels]
     most = 0 if strict else default_skip_limit(len(listing)) if skip_limit is None else skip_limit
 
     started = time.monotonic()
     skipped: list[tuple[str, str]] = []
     kept: list[int] = []
     parts: list[np.ndarray] = []
-    every: list[np.ndarray] = []  # the scores themselves, where measures need them all
     with Bar("Evaluating", len(listing), console or Console(quiet=True), unit="images") as bar:
         for indices, images in _batches(listing, classifier, batch_size, most, skipped):
             scores = classifier.scores(images)
             _check_scores(scores, [listing.name(i) for i in indices], classifier)
             kept += indices
-            if classifier.kind == "multi":
-                every.append(scores)
-            parts.append(_summary(np.hstack([1 - scores, scores]) if binary else scores, targets[indices]))
+            # Of thousands of classes only what is needed stays in memory.
+            parts.append(summarise(scores, listing.labels[indices]).T if classifier.kind == "single" else scores)
             bar.update(len(kept) + len(skipped))
     if not kept:
-        raise ValueError(f"none of {len(listing)} images can be read; the first: {': '.join(skipped[0])}")
-    predictions, confidences, ranks, likelihoods = np.concatenate(parts, axis=1)
-    loss = float(np.mean(-np.log(np.maximum(likelihoods, SMALLEST))))
-    label_scores: LabelScores | None = None
-    if every:
-        scores = np.concatenate(every)
-        truths = targets[kept][:, None] == (np.ones(1) if binary else np.arange(classes))
-        label_scores, loss = score_labels(scores, truths), binary_cross_entropy(scores, truths)
-    pixels = listing.select(kept)
-    true, predicted = targets[kept], predictions.astype("int64")
+        raise ValueError(f"none of {len(listing)} images can be read; the first: {', '.join(skipped[0])}")
+    seen = listing.select(kept)
+    if seen.kind == "multi" and (seen.labels.sum(1) == 1).all():
+        seen = as_single(seen, "")
     return Evaluation(
         classifier=classifier,
-        classes=tuple(names),
-        images=Listing(pixels.files, true, tuple(names), pixels.spans),
+        classes=listing.classes,
+        images=seen,
         skipped=tuple(skipped),
-        predictions=predicted,
-        confidences=confidences.astype("float32"),
-        top1=float(np.mean(ranks == 0)),
-        top5=float(np.mean(ranks < 5)),
-        loss=loss,
-        confusion=confusion_matrix(true, predicted, classes),
-        bins=calibration_bins(confidences, predicted == true),
         seconds=time.monotonic() - started,
-        label_scores=label_scores,
+        **_MEASURES[classifier.kind](np.concatenate(parts), seen, THRESHOLD if threshold is None else threshold),
     )
+
+
+def _measure_classes(summary: np.ndarray, images: Listing, threshold: float) -> dict[str, Any]:
+    found = score_classes(summary.T, images.labels, len(images.classes))
+    return {"class_scores": found, "loss": found.loss}
+
+
+def _measure_labels(scores: np.ndarray, images: Listing, threshold: float) -> dict[str, Any]:
+    """Of labels; where each image has just one, of classes too."""
+    labels, summary = images.labels, None
+    if images.kind == "multi":
+        truths = labels == 1
+    elif scores.shape[1] == 1:  # two classes that one probability tells apart
+        truths, summary = labels[:, None] == 1, summarise_binary(scores[:, 0], labels, threshold)
+    else:
+        truths, summary = labels[:, None] == np.arange(scores.shape[1]), summarise(scores, labels)
+    return {
+        "scores": scores,
+        "label_scores": score_labels(scores, truths, threshold),
+        "class_scores": None if summary is None else score_classes(summary, labels, len(images.classes)),
+        "loss": binary_cross_entropy(scores, truths),
+    }
+
+
+def _measure_numbers(numbers: np.ndarray, images: Listing, threshold: float) -> dict[str, Any]:
+    found = score_numbers(numbers, images.labels)
+    return {"scores": numbers, "number_scores": found, "loss": float(found.squared.mean())}
+
+
+_MEASURES = {"single": _measure_classes, "multi": _measure_labels, "raw": _measure_numbers}
 
 
 def _read_validation(data: str | os.PathLike[str]) -> Listing:
@@ -198,19 +214,12 @@ def _try(read: Callable[[], np.ndarray]) -> np.ndarray | Exception:
 
 
 def _check_scores(scores: np.ndarray, names: Sequence[str], classifier: Classifier) -> None:
-    bad = np.flatnonzero(~((scores >= -1e-3) & (scores <= 1 + 1e-3)).all(axis=1))
+    good = np.isfinite(scores) if classifier.kind == "raw" else (scores >= -1e-3) & (scores <= 1 + 1e-3)
+    bad = np.flatnonzero(~good.all(axis=1))
     if len(bad):
-        row = scores[bad[0]]
-        worst = int(np.argmax(~((row >= -1e-3) & (row <= 1 + 1e-3))))
+        worst = int(np.argmin(good[bad[0]]))
+        wanted = "numbers" if classifier.kind == "raw" else "probabilities, 0 to 1"
         raise ValueError(
-            f"model={classifier.name!r} gives {row[worst]} for class {worst} of image {names[bad[0]]!r}; it must "
-            "give probabilities, 0 to 1"
+            f"model={classifier.name!r} gives {scores[bad[0], worst]} for class {worst} of image {names[bad[0]]!r}; it "
+            f"must give {wanted}"
         )
-
-
-def _summary(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """What is kept of probabilities (n, classes): float64 (4, n) prediction, its probability, the true class's rank
-    from 0 and probability."""
-    rows = np.arange(len(scores))
-    best = scores.argmax(axis=1)
-    return np.stack([best, scores[rows, best], rank_of(scores, targets), scores[rows, targets]]).astype("float64")

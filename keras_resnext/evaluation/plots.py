@@ -1,4 +1,4 @@
-"""Images of an evaluation: confusion matrix, reliability diagram, and the most confused classes with examples."""
+"""Images of an evaluation: confusion matrix, reliability diagram, most confused classes, labels and numbers."""
 
 from collections.abc import Sequence
 
@@ -113,6 +113,44 @@ def draw_confused_pairs(pairs: Sequence[Pair]) -> bytes:
         for axis, (image, confidence) in zip(axes[1:], examples, strict=False):
             axis.imshow(image, interpolation="nearest" if max(image.shape) < 100 else "antialiased")
             axis.set_title(f"{confidence:.0%}", fontsize=10, color=INK, pad=3)
+    return figure_bytes(figure, margin=MARGIN)
+
+
+def draw_labels(average_precision: np.ndarray, f1: np.ndarray, labels: Sequence[str], threshold: float) -> bytes:
+    """PNG of average precision and F1 (labels,) of each label that occurs, best first; of many, the ends."""
+    order = [i for i in np.argsort(-average_precision, kind="stable").tolist() if not np.isnan(average_precision[i])]
+    half = NAMED // 2
+    shown = order if len(order) <= NAMED else order[:half] + order[-half:]
+    figure = new_figure((8, 1.6 + 0.3 * max(len(shown), 4)))
+    axis = figure.subplots()
+    places = np.arange(len(shown))
+    for offset, values, name, colour in (
+        (-0.2, average_precision, "average precision", "#90caf9"),
+        (0.2, f1, f"F1 at {threshold:g}", "#3949ab"),
+    ):
+        axis.barh(places + offset, values[shown], 0.38, label=name, color=colour)
+    axis.set_yticks(places, [_short(labels[i]) for i in shown], fontsize=9, parse_math=False)
+    axis.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6))
+    left_out = f"; {len(shown)} of {len(labels)} are shown" if len(shown) < len(labels) else ""
+    mean = f"{average_precision[order].mean():.1%}" if order else "unknown"
+    axis.set_title(f"Mean average precision {mean}, a probability for each label{left_out}", color=INK, fontsize=11)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, -0.35), frameon=False, ncols=2)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure_bytes(figure, margin=MARGIN)
+
+
+def draw_numbers(truths: np.ndarray, numbers: np.ndarray, names: Sequence[str], mae: float) -> bytes:
+    """PNG of the numbers that a model gives by the true ones, (n, numbers) each; a panel for each of the first few."""
+    count = min(len(names), EXAMPLES)
+    figure = new_figure((5 * count, 5.2))
+    figure.suptitle(f"Mean absolute error {mae:.4g} on {len(truths)} images", fontsize=13, color=INK)
+    for i, axis in enumerate(figure.subplots(1, count, squeeze=False)[0]):
+        ends = [min(truths[:, i].min(), numbers[:, i].min()), max(truths[:, i].max(), numbers[:, i].max())]
+        axis.plot(ends, ends, "--", color=INK, linewidth=1)
+        axis.scatter(truths[:, i], numbers[:, i], s=12, color="#3949ab", alpha=0.6)
+        axis.set_title(_short(names[i]), parse_math=False, fontsize=11, color=INK)
+        axis.set(xlabel="true", ylabel="from the model")
+        axis.spines[["top", "right"]].set_visible(False)
     return figure_bytes(figure, margin=MARGIN)
 
 

@@ -13,49 +13,45 @@ from typing import Any
 import numpy as np
 
 from ..classifier import Classifier
-from ..data import Listing
+from ..data import Listing, describe
 from ..files import placed_whole
 from . import plots
+from .class_scores import ClassScores
 from .label_scores import LabelScores
-from .metrics import calibration_error, most_confused
-
-PAIRS = 20
+from .number_scores import NumberScores
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """How a classifier does on labelled images.
 
+    The attributes of `ClassScores` (top1, confusion and so on) are this one's too where each image has one class.
+
     Attributes:
         classifier: what was asked, and how its images were prepared.
-        classes: names, in the order of the model's outputs.
-        images: those that were classified, labelled with indices into `classes`.
+        classes: names, in the order of the model's outputs; of one probability the two classes that it tells apart.
+        images: those that were classified, labelled with indices into `classes`, several of them, or numbers.
         skipped: what could not be read: (image, why).
-        predictions: int64 (n,), the class of the highest probability.
-        confidences: float32 (n,), that probability.
-        top1, top5: share of images whose class has the highest, or one of the five highest probabilities; among equal
-            ones the class with the lower number comes first.
         loss: cross-entropy, mean of -ln p(true class), with p of at least 1e-7; where each label has a probability of
-            its own, the mean over labels too of -ln p for what is true and -ln(1 - p) for what is not.
-        confusion: int64 (classes, classes), images by true (row) and predicted (column) class.
-        bins: float64 (15, 3), for each range of confidence how many images, their mean confidence and accuracy.
+            its own, the mean over labels too of -ln p for what is true and -ln(1 - p) for what is not; of numbers the
+            mean squared error.
         seconds: for reading and classifying.
+        scores: float32 (n, outputs) of labels and numbers; None for classes, of which there may be thousands.
+        class_scores: measures of images that have one class each; else None.
         label_scores: measures of each label by itself, where each has a probability of its own; else None.
+        number_scores: errors of numbers; else None.
     """
 
     classifier: Classifier
     classes: tuple[str, ...]
     images: Listing
     skipped: tuple[tuple[str, str], ...]
-    predictions: np.ndarray
-    confidences: np.ndarray
-    top1: float
-    top5: float
     loss: float
-    confusion: np.ndarray
-    bins: np.ndarray
     seconds: float
+    scores: np.ndarray | None = None
+    class_scores: ClassScores | None = None
     label_scores: LabelScores | None = None
+    number_scores: NumberScores | None = None
 
     @property
     def n(self) -> int:
@@ -63,43 +59,79 @@ class Evaluation:
         return len(self.images)
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """What each score of an image is called."""
+        return self.classes[-self.classifier.classes :]
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """int64 (n,), the predicted classes."""
+        return self._ranked.predictions
+
+    @property
+    def confidences(self) -> np.ndarray:
+        """float32 (n,), the probability of each predicted class."""
+        return self._ranked.confidences
+
+    @property
+    def top1(self) -> float:
+        """Share of images whose class is predicted."""
+        return self._ranked.top1
+
+    @property
+    def top5(self) -> float:
+        """Share of images whose class has one of the five highest probabilities."""
+        return self._ranked.top5
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """int64 (classes, classes), images by true (row) and predicted (column) class."""
+        return self._ranked.confusion
+
+    @property
+    def bins(self) -> np.ndarray:
+        """float64 (15, 3), for each range of confidence how many images, their mean confidence and accuracy."""
+        return self._ranked.bins
+
+    @property
     def per_class(self) -> np.ndarray:
         """float64 (classes,): top-1 accuracy on the images of each class; NaN for a class without any."""
-        with np.errstate(invalid="ignore"):
-            return self.confusion.diagonal() / self.confusion.sum(1)
+        return self._ranked.per_class
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error, 0..1, as in `metrics.calibration_error`."""
-        return calibration_error(self.bins)
+        """Expected calibration error, 0..1."""
+        return self._ranked.calibration_error
 
     @property
     def confused(self) -> list[tuple[int, int, int]]:
         """The most confused pairs of classes: (true, predicted, how many images), most first."""
-        return most_confused(self.confusion, PAIRS)
+        return self._ranked.confused
+
+    @property
+    def _ranked(self) -> ClassScores:
+        if self.class_scores is None:
+            held = "label_scores" if self.number_scores is None else "number_scores"
+            raise ValueError(f"the data has {describe(self.images)}: there is no right class of each; see {held}")
+        return self.class_scores
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Writes the results into a folder, made where it is missing: each file appears whole, replacing an older one.
 
-        `evaluation.json`: everything as numbers. `per_class.csv`, `confusion.csv`: tables of all classes.
-        `confusion.png`, `calibration.png`, `confused_pairs.png` with examples: the same to look at.
+        `evaluation.json`: everything as numbers. `predictions.csv`: each image. Of classes: `per_class.csv`,
+        `confusion.csv`, tables of all classes; `confusion.png`, `calibration.png`, `confused_pairs.png` with examples:
+        the same to look at. Of labels: `per_label.csv` and `labels.png`. Of numbers: `numbers.png`.
 
         Raises:
             OSError: the disk refuses.
         """
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        pairs = [
-            (self.classes[true], self.classes[predicted], count, list(self._examples(true, predicted)))
-            for true, predicted, count in self.confused[: plots.PAIRS]
-        ]
-        matrix = [[name, *row] for name, row in zip(self.classes, self.confusion.tolist(), strict=True)]
         contents = {
-            "confusion.csv": _csv([["true \\ predicted", *self.classes], *matrix]),
-            "per_class.csv": _csv([["class", "name", "images", "correct", "accuracy", "precision"], *self._rows()]),
-            "confusion.png": plots.draw_confusion(self.confusion, self.classes),
-            "calibration.png": plots.draw_calibration(self.bins),
-            "confused_pairs.png": plots.draw_confused_pairs(pairs),
+            "predictions.csv": _csv(self._images()),
+            **(self._class_files(self.class_scores) if self.class_scores else {}),
+            **(self._label_files(self.label_scores) if self.label_scores else {}),
+            **(self._number_files(self.number_scores) if self.number_scores else {}),
             "evaluation.json": (json.dumps(self.facts(), indent=2) + "\n").encode(),
         }
         for name, content in contents.items():
@@ -108,33 +140,74 @@ class Evaluation:
         return folder
 
     def facts(self) -> dict[str, Any]:
-        """All but the single images and the matrix, as JSON has it; null for the accuracy of a class without any."""
+        """All but the single images and the confusion matrix, as JSON has it; null for what cannot be measured."""
+        asked = self.classifier
         return {
-            "model": self.classifier.name,
-            "runtime": self.classifier.runtime,
-            "kind": self.classifier.kind,
-            "size": self.classifier.size,
-            "resize": self.classifier.resize,
-            "interpolation": self.classifier.interpolation,
+            "model": asked.name,
+            "runtime": asked.runtime,
+            "kind": asked.kind,
+            "data": describe(self.images),
+            "size": asked.size,
+            "resize": asked.resize,
+            "interpolation": asked.interpolation,
+            "ignore_exif": not asked.preprocessing.exif,
             "n": self.n,
-            "top1": self.top1,
-            "top5": self.top5,
             "loss": self.loss,
-            "calibration_error": self.calibration_error,
-            "calibration_bins": self.bins.tolist(),
             "seconds": self.seconds,
             "classes": self.classes,
-            "per_class": [None if np.isnan(share) else share for share in self.per_class.tolist()],
-            "confused": [(self.classes[t], self.classes[p], count) for t, p, count in self.confused],
-            "skipped": self.skipped,
+            **({} if self.class_scores is None else self.class_scores.facts(self.classes)),
             **({} if self.label_scores is None else {"labels": self.label_scores.facts()}),
+            **({} if self.number_scores is None else {"numbers": self.number_scores.facts()}),
+            "skipped": self.skipped,
         }
 
-    def _rows(self) -> Iterator[list[Any]]:
-        images, predicted = self.confusion.sum(1).tolist(), self.confusion.sum(0).tolist()
-        for i, (name, correct) in enumerate(zip(self.classes, self.confusion.diagonal().tolist(), strict=True)):
-            shares = [f"{correct / whole:.6f}" if whole else "" for whole in (images[i], predicted[i])]
-            yield [i, name, images[i], correct, *shares]
+    def _class_files(self, found: ClassScores) -> dict[str, bytes]:
+        pairs = [
+            (self.classes[true], self.classes[predicted], count, list(self._examples(true, predicted)))
+            for true, predicted, count in found.confused[: plots.PAIRS]
+        ]
+        matrix = [[name, *row] for name, row in zip(self.classes, found.confusion.tolist(), strict=True)]
+        return {
+            "confusion.csv": _csv([["true \\ predicted", *self.classes], *matrix]),
+            "per_class.csv": _csv(found.table(self.classes)),
+            "confusion.png": plots.draw_confusion(found.confusion, self.classes),
+            "calibration.png": plots.draw_calibration(found.bins),
+            "confused_pairs.png": plots.draw_confused_pairs(pairs),
+        }
+
+    def _label_files(self, found: LabelScores) -> dict[str, bytes]:
+        return {
+            "per_label.csv": _csv(found.table(self.outputs)),
+            "labels.png": plots.draw_labels(found.average_precision, found.f1, self.outputs, found.threshold),
+        }
+
+    def _number_files(self, found: NumberScores) -> dict[str, bytes]:
+        assert self.scores is not None
+        return {"numbers.png": plots.draw_numbers(self.images.labels, self.scores, self.classes, found.mae)}
+
+    def _images(self) -> Iterator[list[Any]]:
+        """Rows of predictions.csv, the first with the names of the columns."""
+        names = [self.images.name(i) for i in range(self.n)]
+        truths: list[list[Any]]
+        if self.images.kind == "raw":
+            truth_columns, truths = [f"true {name}" for name in self.classes], self.images.labels.tolist()
+        elif self.images.kind == "multi":
+            truth_columns = ["labels"]
+            truths = [["|".join(self.classes[i] for i in np.flatnonzero(row))] for row in self.images.labels]
+        else:
+            truth_columns, truths = ["true"], [[self.classes[i]] for i in self.images.labels]
+        columns: list[str] = []
+        found: list[list[Any]] = [[] for _ in names]
+        if self.class_scores is not None:
+            columns = ["predicted", "confidence"]
+            pairs = zip(self.predictions.tolist(), self.confidences, strict=True)
+            found = [[self.classes[i], f"{confidence:.6g}"] for i, confidence in pairs]
+        if self.scores is not None:
+            columns += self.outputs
+            found = [[*row, *(f"{s:.6g}" for s in scores)] for row, scores in zip(found, self.scores, strict=True)]
+        yield ["image", *truth_columns, *columns]
+        for name, truth, row in zip(names, truths, found, strict=True):
+            yield [name, *truth, *row]
 
     def _examples(self, true: int, predicted: int) -> Iterator[tuple[np.ndarray, float]]:
         """Images of one class taken for the other, as the model sees them, with its confidence, surest first."""
@@ -144,7 +217,7 @@ class Evaluation:
                 yield self.classifier.read(self.images.read(i)), float(self.confidences[i])
 
 
-def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
+def _csv(rows: Sequence[Sequence[Any]] | Iterator[Sequence[Any]]) -> bytes:
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(rows)
-    return stream.getvalue().encode()
+    return stream.getvalue().encode("utf-8", "surrogateescape")

@@ -40,7 +40,8 @@ def grad_cam(
         model: classifier of images.
         images: (n, height, width, 3), prepared as the model takes them (`preprocess_input`).
         layer: name of one whose output is a map, also one of a model inside; default the last that is larger than 1x1.
-        class_index: one class for all images, or one for each; default the predicted ones.
+        class_index: one class for all images, or one for each; default that of the highest score. What is explained is
+            its score before softmax or sigmoid; of a model of numbers, what makes the number larger.
         method: "grad_cam" (arXiv 1610.02391, section 3) or "grad_cam++" (arXiv 1710.11063, equations 10 and 19), which
             shows all of several objects of one class, and is made for maps behind a ReLU.
 

@@ -61,7 +61,8 @@ def explain_image(
         image: image file, prepared as the model's own preprocessing says.
         path: of the PNG.
         layer, method: as in `grad_cam`.
-        class_index: number or name of the class to explain; default the predicted one.
+        class_index: number or name of the class, label or number to explain; default that of the highest score, as in
+            `grad_cam`.
         labels: class names; default as the classifier has them: beside it, ImageNet's for 1000 classes, else numbers.
         image_size: height and width where the model leaves them free; default as its preprocessing has it.
         preprocessing, kind: as in `open_classifier`; needed where the model does not say it.

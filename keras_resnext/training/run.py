@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from rich.console import Console
 
-from ..data import CachedReader, Listing, Plan, ValidationBatches, training_batches
+from ..data import CachedReader, Listing, Plan, ValidationBatches, as_single, training_batches
 from ..files import remove_leftovers
 from ..loading import BEST
 from ..network.input_preprocessing import get_preprocessing
@@ -23,7 +23,7 @@ from .session import BOARD, CHECKPOINT, CURVES, HISTORY, LABELS, LAST, RUN, Sess
 from .state import TrainingDivergedError
 from .step import gives_logits
 from .tensorboard import open_board
-from .train_options import RunOptions
+from .train_options import ONE_CLASS, RunOptions
 
 BACKENDS = ("tensorflow", "jax")
 
@@ -86,6 +86,8 @@ def train(
     folder = Path(output)
     classes = check_classifier(model)
     gives_logits(model)  # or probabilities; anything else is an error
+    training = as_single(training, ONE_CLASS)
+    validation = None if validation is None else as_single(validation, ONE_CLASS)
     if classes != len(training.classes):
         raise ValueError(f"model={model.name!r} has {classes} classes, the images have {len(training.classes)}")
     if validation is not None and validation.classes != training.classes:

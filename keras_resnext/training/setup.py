@@ -10,7 +10,16 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from ..data import Listing, Plan, find_splits, leave_out_unreadable, read_listing, split_listing, training_batches
+from ..data import (
+    Listing,
+    Plan,
+    as_single,
+    find_splits,
+    leave_out_unreadable,
+    read_listing,
+    split_listing,
+    training_batches,
+)
 from ..model import ResNeXt, create
 from ..network.architectures import find_architecture
 from ..network.input_preprocessing import get_preprocessing, set_preprocessing
@@ -19,7 +28,7 @@ from .curves import draw_batch, draw_schedule
 from .distribution import has_gpu
 from .optimizers import make_schedule
 from .recipes import Recipe, find_recipe
-from .train_options import ImageOptions, NetworkOptions
+from .train_options import ONE_CLASS, ImageOptions, NetworkOptions
 
 HELD_OUT = 0.1
 
@@ -75,12 +84,12 @@ def find_images(data: Path, val: str | None, seed: int) -> tuple[Listing, Listin
         seed: of the images held out.
     """
     place, beside = find_splits(data)
-    training = read_listing(place)
+    training = as_single(read_listing(place), ONE_CLASS)
     share = _share(val)
     if share is None and val not in (None, "none"):
-        return training, read_listing(str(val), training.classes)
+        return training, as_single(read_listing(str(val), training.classes), ONE_CLASS)
     if val is None and beside is not None:
-        return training, read_listing(beside, training.classes)
+        return training, as_single(read_listing(beside, training.classes), ONE_CLASS)
     if val == "none":
         return training, None
     return split_listing(training, HELD_OUT if share is None else share, seed)

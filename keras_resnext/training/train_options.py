@@ -10,6 +10,8 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 _NETWORK, _IMAGES, _RUN, _PROCESSES = "Network", "Images", "Run", "Several processes (JAX)"
 
+ONE_CLASS = "training takes one class an image"  # what data with several labels is told
+
 
 @dataclass(frozen=True)
 class NetworkOptions:

@@ -141,14 +141,6 @@ def test_class_names_beside_a_list_may_have_a_mark(lists):
     assert silent(lists / "list.txt").classes == ("cat", "dog")
 
 
-@pytest.mark.parametrize("several", ["cat dog", "cat,dog", "cat;dog", "['cat', 'dog']", "cat|dog"])
-def test_several_labels_are_no_class_of_their_own(lists, several):
-    rows = [*ROWS[:-1], (ROWS[-1][0], f'"{several}"')]
-    (lists / "multi.csv").write_text(table(header="path,labels", rows=rows))
-    with pytest.raises(ValueError, match="row 6 has several labels"):
-        read_listing(lists / "multi.csv")
-
-
 @pytest.mark.parametrize("header", ["photo,kind", "path,species", "a,label"])
 def test_columns_of_other_names_are_no_image(lists, header):
     (lists / "list.csv").write_text(table(header=header))

@@ -97,7 +97,7 @@ def test_features_are_those_of_imagenet(folder, tmp_path):
 def test_a_file_of_several_images_is_called_jpeg(folder):
     data = (folder / "val" / "owl" / "phone.jpg").read_bytes()
     assert Image.open(folder / "val" / "owl" / "phone.jpg").format == "MPO"
-    feature = tf_records.make_example(data, 0, "owl", "phone.jpg").features.feature
+    feature = tf_records.make_example(data, [0], ["owl"], "phone.jpg").features.feature
     assert feature["image/format"].bytes_list.value == [b"JPEG"]
 
 

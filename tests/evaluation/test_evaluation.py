@@ -195,7 +195,7 @@ def test_what_is_saved(model: keras.Model, data: Path, tmp_path: Path) -> None:
     result = evaluate(model, data)
     folder = result.save(tmp_path / "a" / "b")
     names = {"evaluation.json", "confusion.csv", "confusion.png", "confused_pairs.png", "calibration.png"}
-    assert {path.name for path in folder.iterdir()} == names | {"per_class.csv"}
+    assert {path.name for path in folder.iterdir()} == names | {"per_class.csv", "predictions.csv"}
     facts = json.loads((folder / "evaluation.json").read_text())
     assert (facts["n"], facts["top1"], facts["loss"]) == (result.n, result.top1, result.loss)
     assert facts["confused"][0][2] == max(count for _, _, count in result.confused)
@@ -210,7 +210,7 @@ def test_what_is_saved(model: keras.Model, data: Path, tmp_path: Path) -> None:
             image.load()
             assert min(image.size) > 300
     result.save(folder)  # again, over the old ones
-    assert len(list(folder.iterdir())) == 6
+    assert len(list(folder.iterdir())) == 7
 
 
 def spoil(folder: Path, count: int) -> list[Path]:

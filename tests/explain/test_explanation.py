@@ -1,5 +1,6 @@
 """What explain draws: the class that was asked for, the layer's strongest channels, heat over a dimmed image."""
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,11 +8,11 @@ from PIL import Image
 from keras_resnext import preprocess_input
 from keras_resnext.explain import explain_feature_maps, explain_image, feature_maps, grad_cam
 from keras_resnext.explain.drawing import overlay
+from keras_resnext.preprocessing import load_image
+from tests.cli.test_cli import run
 
 
 def test_explain_image(small, image, tmp_path):
-    from keras_resnext.preprocessing import load_image
-
     found = explain_image(
         small, image, tmp_path / "e.png", labels=list("abcdefg"), class_index="c", method="grad_cam++"
     )
@@ -34,6 +35,33 @@ def test_explain_image(small, image, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e.png", "image.png"]
 
 
+@pytest.mark.parametrize(("outputs", "activation", "shown"), [(3, "sigmoid", "%"), (1, "sigmoid", "%"), (1, None, "")])
+def test_labels_and_numbers(outputs, activation, shown, image, tmp_path, capsys):
+    """The highest score by default; what is explained is what stands before the sigmoid."""
+    layers = keras.layers
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((32, 32, 3))
+    features = layers.GlobalAveragePooling2D()(
+        layers.Conv2D(4, 5, activation="relu")(layers.Rescaling(1 / 255)(inputs))
+    )
+    last = layers.Dense(outputs, activation, bias_initializer="ones")
+    model = keras.Model(inputs, last(features))
+    model.save(tmp_path / "m.keras")
+    before = layers.Dense(outputs)
+    logits = keras.Model(inputs, before(features))
+    before.set_weights(last.get_weights())
+    code, out, _ = run("explain", tmp_path / "m.keras", image, "--output", tmp_path / "out", capsys=capsys)
+    assert code == 0
+    found = explain_image(model, image, tmp_path / "e.png")
+    images = load_image(image, 32)[None].astype("float32")
+    scores = np.asarray(keras.ops.convert_to_numpy(model(images)))[0]
+    assert (found.class_index, found.score) == (scores.argmax(), pytest.approx(scores.max(), rel=1e-5))
+    np.testing.assert_allclose(found.heat, grad_cam(logits, images, class_index=found.class_index)[0], atol=1e-5)
+    assert found.heat.max() == 1
+    assert out.split()[2].endswith(shown)
+    assert float(out.split()[2].rstrip("%")) == pytest.approx(found.score * (100 if shown else 1), rel=1e-3)
+
+
 def test_a_name_goes_before_a_number(small, image, tmp_path):
     labels = list("1230456")
     by_name = explain_image(small, image, tmp_path / "e.png", labels=labels, class_index="3")
@@ -42,8 +70,6 @@ def test_a_name_goes_before_a_number(small, image, tmp_path):
 
 
 def test_explain_feature_maps(small, image, tmp_path):
-    from keras_resnext.preprocessing import load_image
-
     channels = explain_feature_maps(small, image, tmp_path / "f.png", layer="layer1_0_bn3", count=5)
     maps = feature_maps(small, preprocess_input(load_image(image, 32)[None]), "layer1_0_bn3")[0]
     strength = np.abs(maps).mean((0, 1))

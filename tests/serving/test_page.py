@@ -35,6 +35,12 @@ SIZE = 64
 HOSTILE = "<img src=x onerror=\"document.title='broken into'\">"
 LABELS = [HOSTILE, "cat", "dog", "a & b", "é", "last"]
 KEY = "secret-key"
+# Models of other kinds: what they end in, their scores before it, and their labels.
+OTHERS = {
+    "several": ("sigmoid", [2.0, -3, 1], ["cat", "dog", "sofa"]),
+    "two": ("sigmoid", [-1.0], ["ripe"]),
+    "value": (None, [37.5], None),
+}
 DESK, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -53,7 +59,19 @@ def base(tmp_path_factory):
     model = randomise(ResNeXt(**options, classes=len(LABELS), input_shape=(SIZE, SIZE, 3)))
     first = export_saved_model(model, path / "net", labels=LABELS, keras_file=True)
     shutil.copytree(first, path / "plain" / "3", ignore=shutil.ignore_patterns("model.keras"))
+    for name, (activation, biases, labels) in OTHERS.items():
+        export_saved_model(biased(name, activation, biases), path / name, labels=labels, keras_file=True, warmup=False)
     return path
+
+
+def biased(name, activation, biases):
+    """Its scores hardly depend on the image."""
+    layers = keras.layers
+    stack = [layers.Rescaling(1 / 255), layers.Conv2D(2, 3), layers.GlobalAveragePooling2D()]
+    head = layers.Dense(len(biases), activation, kernel_initializer=keras.initializers.RandomNormal(0, 1e-6))
+    model = keras.Sequential([keras.Input((32, 32, 3)), *stack, head], name=name)
+    head.bias.assign(biases)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +286,29 @@ def test_models_and_versions(server, base, open_page):
     (base / "net" / ".new").rename(base / "net" / "2")
     expect(page.get_by_label("Version")).to_contain_text("newest (2)")
     assert page.locator("#version option").all_inner_texts() == ["newest (2)", "2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "best", "rows", "note", "explained"),
+    [
+        ("several", "cat, sofa", ["88.1 %", "73.1 %", "4.7 %"], "need not sum to 100 %", "cat, 88.1 %"),
+        ("two", "not ripe", ["26.9 %"], "The probability of this class", "ripe, 26.9 %"),
+        ("value", "37.5", ["37.5"], "not probabilities", "0, 37.5"),
+    ],
+)
+def test_scores_are_shown_as_what_they_are(name, best, rows, note, explained, server, open_page):
+    page = open_page(server)
+    page.get_by_label("Model").select_option(name)
+    drop(page, [("cat.jpg", "image/jpeg", photograph("chelsea"))])
+    expect(page.locator("#best")).to_have_text(re.compile(rf"^{best}"))
+    shown = page.locator("#bars .bar-score").all_inner_texts()
+    assert [re.sub(r"(\d+\.\d)\d*", r"\1", text) for text in shown] == rows
+    expect(page.locator("#kind")).to_contain_text(note)
+    expect(page.get_by_role("status").first).to_contain_text(f"cat.jpg: {best}")
+    page.get_by_label("Show Grad-CAM").check()
+    expect(page.locator("#heat-text")).to_contain_text(f"What speaks for {explained}")
+    expect(page.locator("#bars button").first).to_have_attribute("aria-pressed", "true")
+    assert page.locator("#bars .bar-track").first.is_visible() == (name != "value")
 
 
 def test_on_a_phone_in_the_dark(server, open_page):

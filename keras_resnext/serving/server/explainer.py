@@ -46,7 +46,8 @@ class Explainer:
                 of a "class", and the "method", "grad_cam" or "grad_cam++".
 
         Returns:
-            `heat`, nested lists on 0..1; `layer` and the `layers` to choose from; `class` as index, name and score;
+            `heat`, nested lists on 0..1; `layer` and the `layers` to choose from; `class` as index, name and score,
+            and the `kind` of that score, as in `Classifier`; without a class asked for, that of the highest score;
             `image`, a PNG of what the model saw as {"b64": …}, over which the heat lies.
 
         Raises:
@@ -91,6 +92,7 @@ class Explainer:
         return {
             "source": "keras",
             "method": method,
+            "kind": classifier.kind,
             "layer": layer,
             "layers": list_maps(model),
             "class": {"index": index, "name": classifier.names[index], "score": float(scores[index])},

@@ -107,6 +107,7 @@ class Rest:
                         "state": version.state,
                         "error": version.error,
                         "signatures": sorted(version.servable.signatures) if version.servable else [],
+                        "kind": version.servable.kind if version.servable else None,
                         "explains": self.service.explainer.source(version, version.servable),
                     }
                     for number, version in sorted(model.versions.items(), reverse=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ...export.warmup_requests import read_warmup
+from ..model_base import read_manifest
 from .image_checks import explain_refusal, find_images
 from .signature import Signature, read_signature
 from .status import CODES, RequestError
@@ -19,6 +20,8 @@ from .tensors import Array
 
 class Servable:
     """A loaded SavedModel.
+
+    `kind` is what its scores mean, as `Classifier.kind` has it, and None where it records nothing.
 
     Args:
         path: folder of the version.
@@ -32,6 +35,7 @@ class Servable:
         import tensorflow as tf
 
         self.path, self._timeout = path, timeout
+        self.kind = read_manifest(path).get("kind")
         self._lock = threading.Lock()
         self._calls: dict[str, Callable[..., list[Array]]] = {}
         self._session = tf.compat.v1.Session(graph=tf.Graph())

@@ -10,7 +10,7 @@ const REFRESH = 5000; // ms between two looks at the models
 const TINY = 96; // pixels below which an image is shown as pixels
 
 let models = [];
-let items = []; // {file, url, image, state: waiting | done | failed, outputs, error, server, trip, version, explained}
+let items = []; // {file, url, image, state: waiting | done | failed, outputs, kind, error, server, trip, version, explained}
 let chosen = null;
 let running = 0;
 let batchStarted = 0;
@@ -18,8 +18,19 @@ let explaining = 0; // the number of the explanation that is wanted; older ones 
 
 const format = {
   percent: (value) => (value < 0.0001 ? "< 0.01 %" : `${(100 * value).toFixed(value > 0.9995 || value < 0.0005 ? 2 : 1)} %`),
+  number: (value) => String(Number(value.toPrecision(7))),
+  score: (value, kind) => (kind === "raw" ? format.number(value) : format.percent(value)),
   ms: (value) => (value === null ? "–" : `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`),
 };
+
+// What scores mean: "single", classes of which one is right; "multi", a probability for each label; "raw", numbers.
+const NOTES = {
+  single: "",
+  multi: "Each label has a probability of its own; they need not sum to 100 %.",
+  binary: "The probability of this class; what is missing to 100 % is the other's.",
+  raw: "Numbers as the model gives them; they are not probabilities.",
+};
+const YES = 0.5; // above this probability an image has a label
 
 // ---- models and versions ----
 
@@ -126,7 +137,9 @@ async function classify(item) {
     const { outputs, server, trip } = await predict(path, item.image);
     if (path !== currentPath()) return; // another model was chosen meanwhile: it is asked next
     if (!outputs.top_labels) throw new ApiError("This model gives features, not classes.", 0);
-    Object.assign(item, { state: "done", outputs, server, trip, version: version?.version ?? "" });
+    const kind = version?.kind ?? "single";
+    const best = outputs.top_classes[0];
+    Object.assign(item, { state: "done", outputs: inOrder(outputs, kind), kind, best, server, trip, version: version?.version ?? "" });
   } catch (error) {
     if (path !== currentPath()) return;
     Object.assign(item, { state: "failed", error: error.message });
@@ -135,6 +148,27 @@ async function classify(item) {
     tell(item);
     if ($("heat-on").checked) showHeat();
   }
+}
+
+// The best come first, numbers as the model has them.
+function inOrder({ top_labels: labels, top_scores: scores, top_classes: classes }, kind) {
+  const places = [...classes.keys()];
+  if (kind === "raw") places.sort((a, b) => classes[a] - classes[b]);
+  const [top_labels, top_scores, top_classes] = [labels, scores, classes].map((values) => places.map((i) => values[i]));
+  return { top_labels, top_scores, top_classes };
+}
+
+// {what an image shows in a few words, the score to it}
+function headline({ outputs: { top_labels: labels, top_scores: scores }, kind }) {
+  if (kind === "raw") return { best: scores.map(format.number).join(", "), score: "" };
+  if (kind !== "multi") return { best: labels[0], score: format.percent(scores[0]) };
+  if (scores.length === 1) {
+    const named = labels[0] !== "0"; // an output without a name is called by its number
+    const best = scores[0] > YES ? labels[0] : `not ${labels[0]}`;
+    return named ? { best, score: format.percent(scores[0]) } : { best: format.percent(scores[0]), score: "" };
+  }
+  const said = labels.filter((_, i) => scores[i] > YES);
+  return said.length ? { best: said.join(", "), score: "" } : { best: "no label above 50 %", score: "" };
 }
 
 // The model decodes JPEG, PNG, GIF and BMP; what else the browser knows becomes PNG here.
@@ -153,11 +187,8 @@ async function sendable(file) {
 }
 
 function tell(item) {
-  const [label, score] = item.state === "done" ? [item.outputs.top_labels[0], item.outputs.top_scores[0]] : [];
-  say(
-    $("status"),
-    item.state === "done" ? `${item.file.name}: ${label}, ${format.percent(score)}` : `${item.file.name}: not classified`,
-  );
+  const found = item.state === "done" ? headline(item) : { best: "not classified", score: "" };
+  say($("status"), `${item.file.name}: ${[found.best, found.score].filter(Boolean).join(", ")}`);
 }
 
 function tellBatch() {
@@ -197,18 +228,21 @@ function renderChosen() {
   $("stage").setAttribute("aria-busy", String(item.state === "waiting"));
   if (item.state === "waiting" && !item.outputs) {
     $("best").textContent = "…";
+    $("kind").textContent = "";
     $("bars").replaceChildren();
   }
   if (item.state === "done") {
     const { top_labels: labels, top_scores: scores, top_classes: classes } = item.outputs;
-    $("best").textContent = labels[0];
+    $("best").textContent = headline(item).best;
+    $("kind").textContent = NOTES[item.kind === "multi" && labels.length === 1 ? "binary" : item.kind] ?? "";
     while ($("bars").children.length > labels.length) $("bars").lastChild.remove();
     labels.forEach((label, i) => {
       const row = $("bars").children[i] ?? $("bars").appendChild($("bar").content.firstElementChild.cloneNode(true));
       const button = row.firstElementChild;
       row.querySelector(".bar-name").textContent = label;
       row.querySelector(".bar-name").title = label;
-      row.querySelector(".bar-score").textContent = format.percent(scores[i]);
+      row.querySelector(".bar-score").textContent = format.score(scores[i], item.kind);
+      row.querySelector(".bar-track").hidden = item.kind === "raw";
       row.querySelector(".bar-track i").style.width = `${100 * scores[i]}%`;
       button.dataset.index = classes[i];
       button.disabled = !explainable();
@@ -233,9 +267,9 @@ function renderStrip() {
       image.classList.remove("broken", "tiny");
     }
     row.querySelector(".card-name").textContent = item.file.name;
-    const best = { done: item.outputs?.top_labels?.[0], failed: "failed", waiting: "…" }[item.state];
+    const { best, score } = item.state === "done" ? headline(item) : { best: item.state === "failed" ? "failed" : "…", score: "" };
     row.querySelector(".card-best").textContent = best;
-    row.querySelector(".card-score").textContent = item.state === "done" ? format.percent(item.outputs.top_scores[0]) : "";
+    row.querySelector(".card-score").textContent = score;
     row.firstElementChild.setAttribute("aria-pressed", String(item === chosen));
     row.firstElementChild.dataset.place = i;
   });
@@ -289,7 +323,7 @@ async function showHeat(classIndex = chosen?.classIndex ?? null) {
     item.explained = { ...found, image };
     showLayers(found);
     paint();
-    const what = `${found.class.name}, ${format.percent(found.class.score)}`;
+    const what = `${found.class.name}, ${format.score(found.class.score, found.kind)}`;
     say($("heat-text"), `What speaks for ${what}, at ${found.layer}, ${found.heat[0].length} × ${found.heat.length} places.`);
   } catch (error) {
     if (number === explaining) say($("heat-text"), error.message);
@@ -331,7 +365,7 @@ function paint() {
 
 function markClass() {
   for (const button of $("bars").querySelectorAll("button")) {
-    const shown = chosen?.classIndex ?? chosen?.outputs?.top_classes?.[0];
+    const shown = chosen?.classIndex ?? chosen?.best;
     button.setAttribute("aria-pressed", String($("heat-on").checked && Boolean(explainable()) && Number(button.dataset.index) === shown));
   }
 }
