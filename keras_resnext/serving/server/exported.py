@@ -9,10 +9,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from ...export import SavedModelOptions, export_version
+from ...export.version_folder import find_versions
 from ...loading import describe_model, load_model
 from ...weights.download import sha256
 from ...weights.sources import cache_folder
-from ..model_base import find_versions
 
 SERVED = "served"
 LABELS = "labels.txt"
