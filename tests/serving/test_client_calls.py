@@ -75,6 +75,17 @@ def test_predict(make: Any, expected: Any, dtype: str) -> None:
     np.testing.assert_allclose(found["probabilities"], expected(IMAGES)[1], atol=1e-6)
 
 
+def test_images_that_exports_do_not_decode_are_sent_as_png(plain, kind):
+    """With their EXIF, by which the model turns them."""
+    image, exif = noise(50, 40), Image.Exif()
+    exif[0x0112] = 6
+    client = kind(plain.grpc_address if kind is GrpcClient else plain.address, "net")
+    sent = [encode(image, name, exif=exif, **more) for name, more in (("PNG", {}), ("WEBP", {"lossless": True}))]
+    scores = client.predict_images([*sent, encode(image)])["probabilities"]
+    assert np.array_equal(scores[0], scores[1])
+    assert not np.array_equal(scores[0], scores[2])
+
+
 def test_predict_takes_fractions_lists_and_one_image(make: Any, expected: Any) -> None:
     image = IMAGES[:1] / 3
     found = make().predict(image.tolist())["probabilities"]

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .image_checks import MAX_PIXELS, count_pixels, find_images
+from ...export.image_formats import MAX_PIXELS
+from .image_checks import check_images
 from .models import Models, Version
 from .monitoring import Metrics
 from .servable import Servable, release_memory
@@ -70,7 +71,7 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         rows = _rows(arrays) if signature.batched else 1
-        pixels = count_pixels(find_images(signature, arrays))
+        pixels = check_images(signature, arrays)
         if self.waiting and self.waiting + rows > self.queue:
             raise RequestError(
                 "UNAVAILABLE", f"the queue is full: {self.waiting} rows wait, at most {self.queue} may; try again later"
