@@ -58,6 +58,14 @@ def check_images(signature: Signature, arrays: Mapping[str, Array]) -> int:
     return total
 
 
+def check_image(data: bytes) -> None:
+    """Raises RequestError unless an image is of a format that exports decode, and says that it is not too large."""
+    if not is_listed(data):
+        raise invalid(f"the image is {describe_unlisted(data)}")
+    if not 0 < _pixels(data) <= MAX_PIXELS:
+        raise invalid(f"the image must have 1 to {MAX_PIXELS} pixels; expected one that is whole, in {FORMATS}")
+
+
 def _pixels(data: bytes) -> int:
     """0 where nothing says; the network will refuse what is not an image."""
     for mark, layout, start in _HEADERS:
@@ -77,6 +85,8 @@ def _in_jpeg(data: bytes) -> int:
         marker = _NOT_FILL.search(data, at) if at >= 0 else None
         if marker is None or data[marker.start()] in (0xD9, 0xDA):  # the end, or the pixels
             return 0
+        if marker.start() - at > MOST_PARTS:
+            raise invalid(f"a JPEG with over {MOST_PARTS} bytes of filling")
         at, kind = marker.end(), data[marker.start()]
         if kind in _FRAMES and len(data) >= at + 7:
             height, width = struct.unpack_from(">HH", data, at + 3)

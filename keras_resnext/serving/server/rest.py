@@ -1,23 +1,23 @@
 """TF Serving's REST interface (model_servers/http_rest_api_handler.cc), and `:explain`, which is this server's own."""
 
-import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .admission import Bodies, Body, Receive
 from .models import Version
 from .requests import parse_json, read_examples, read_inputs, read_signature_name
 from .responses import dump, write_classifications, write_outputs
+from .running import aside
 from .servable import Servable
 from .service import Service
 from .signature import REGRESS
 from .status import invalid
+from .tensors import Array
 
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(_MODEL + r":(?P<call>classify|regress|predict|explain)", re.IGNORECASE)
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE)
-INLINE = 1 << 16  # bytes of a body up to which another thread would cost more than it saves
 MAX_VERSION = 2**63
 
 
@@ -59,22 +59,22 @@ class Rest:
         async def work() -> bytes:
             version = self.service.models.find(call["model"], number, call["label"])
             with self.service.models.using(version) as servable:
-                document = await _aside(len(data), parse_json, data, content_type)
+                document = await aside(len(data), parse_json, data, content_type)
                 return await handler(version, servable, document, len(data))
 
         return await self.service.counted(call["model"], kind.capitalize(), "REST", work)
 
     async def _predict(self, version: Version, servable: Servable, document: dict[str, Any], size: int) -> bytes:
         signature = servable.signature(read_signature_name(document))
-        arrays, rows = await _aside(size, read_inputs, document, signature.inputs)
-        outputs = await self.service.predict(version, signature, arrays)
-        return write_outputs(outputs, rows)
+        arrays, rows = await aside(size, read_inputs, document, signature.inputs)
+        outputs = await self.service.predict(version, signature, arrays, size)
+        return await aside(_size(outputs.values()), write_outputs, outputs, rows)
 
     async def _classify(self, version: Version, servable: Servable, document: dict[str, Any], size: int) -> bytes:
         name = read_signature_name(document)
-        examples = await _aside(size, read_examples, document)
-        classes, scores = await self.service.classify(version, servable, name, examples)
-        return write_classifications(classes, scores)
+        examples = await aside(size, read_examples, document, self.service.options.max_request)
+        classes, scores = await self.service.classify(version, servable, name, examples, size)
+        return await aside(_size((classes, scores)), write_classifications, classes, scores)
 
     async def _regress(self, version: Version, servable: Servable, document: dict[str, Any], size: int) -> bytes:
         signature = servable.signature(read_signature_name(document))
@@ -148,6 +148,5 @@ def _version(text: str | None) -> int | None:
     return int(text)
 
 
-async def _aside(size: int, function: Any, *arguments: Any) -> Any:
-    """`function(*arguments)`, in another thread where the body is large."""
-    return function(*arguments) if size <= INLINE else await asyncio.to_thread(function, *arguments)
+def _size(arrays: Iterable[Array]) -> int:
+    return sum(array.nbytes for array in arrays)
