@@ -69,7 +69,7 @@ def parse_config(text: str) -> dict[str, ModelConfig]:
 
     try:
         parsed = text_format.Parse(text, message_type("ModelServerConfig")(), allow_unknown_field=True)
-    except text_format.ParseError as error:
+    except (text_format.ParseError, RecursionError) as error:
         raise ValueError(f"{FILE} is no ModelServerConfig: {error}") from None
     found = {}
     for entry in parsed.model_config_list.config:

@@ -169,7 +169,7 @@ def test_changing_a_config_keeps_everything_else():
         with_model('model_config_list { config { name: "net" base_path: "/m/other" } }', Path("net"))
     with pytest.raises(ValueError, match="a form that cannot be changed here; change the entry x by hand"):
         without_model('model_config_list { config [{ name: "x" }] }', "x")
-    for broken in ("model_config_list {", "model_config_list { config { name: 3 } }", "\x00"):
+    for broken in ("model_config_list {", "model_config_list { config { name: 3 } }", "\x00", "a {" * 5000):
         with pytest.raises(ValueError, match="is no ModelServerConfig: "):
             with_labels(broken, "x", {"a": 1}, {1})
 

@@ -76,7 +76,7 @@ BAD = [
     (CLASSIFY, {**EXAMPLES, "examples": [{}]}, 400, ""),
     (CLASSIFY, {"examples": [{}]}, 400, "method_name to be tensorflow/serving/classify"),
     (EXPLAIN, {}, 400, 'expected {"image_bytes": {"b64"'),
-    (EXPLAIN, {"image_bytes": b64(b"no image")}, 400, "is not an image that Pillow reads"),
+    (EXPLAIN, {"image_bytes": b64(b"no image")}, 400, "the image is not a JPEG, PNG, GIF or BMP"),
     (EXPLAIN, {"image_bytes": b64(PNG), "layer": "layer9"}, 400, "layer='layer9' is no layer"),
     (EXPLAIN, {"image_bytes": b64(PNG), "class": CLASSES}, 400, "must be an integer in 0..5"),
     (EXPLAIN, {"image_bytes": b64(PNG), "method": "magic"}, 400, "must be one of grad_cam"),

@@ -1,5 +1,6 @@
 """TF Serving's gRPC interface: PredictionService and GetModelStatus, by the stubs of tensorflow-serving-api."""
 
+import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from .serve_options import ServeOptions
 from .service import Service
 from .status import RequestError, invalid
 from .tensors import Array, TensorSpec, check_rows
+
+logger = logging.getLogger(__name__)
 
 
 async def start_grpc(service: Service, options: ServeOptions) -> tuple[Any, int]:
@@ -68,8 +71,11 @@ def _services(service: Service, gate: Gate) -> tuple[Any, Any]:
             return await work()
         except RequestError as error:
             code, message = error.code, error.message
+        except Exception as error:
+            logger.exception("a request failed")
+            code, message = "INTERNAL", f"the server failed: {type(error).__name__}"
         # Behind the block: aborting raises, and the error would go along with all that its request held.
-        await context.abort(grpc.StatusCode[code], message)
+        return await context.abort(grpc.StatusCode[code], message)
 
     class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         async def Predict(self, request: Any, context: Any) -> Any:
