@@ -65,10 +65,9 @@ def test_bystanders_do_not_notice_rows_by_the_million(plain):
         started = time.monotonic()
         assert plain.ask(NET)[0] == 200
         waits.append(time.monotonic() - started)
-    assert (answers[0][0], answers[0][1]) == (
-        400,
-        {"error": f"a request of 400000 rows; expected at most {MOST_ROWS}"},
-    )
+    assert answers[0][:2] == (400, {"error": "a request of over 131072 objects; expected at most 16384 rows"})
+    rows = plain.ask(f"{NET}:predict", {"signature_name": BYTES, "inputs": [""] * 20_000})[1]
+    assert rows == {"error": f"a request of 20000 rows; expected at most {MOST_ROWS}"}
     assert max(waits) < 3, "the loop stood still"
     status, answer, _ = plain.ask(
         f"{NET}:classify",
@@ -128,9 +127,7 @@ def test_whatever_a_network_raises_is_one_request_s_error(monkeypatch, error, co
     servable, inputs = object.__new__(Servable), {"image_bytes": np.array([b"\xe9"], object)}
     monkeypatch.setattr(servable, "_call", lambda signature: fail, raising=False)
     with pytest.raises(RequestError) as refused:
-        servable.run(
-            Signature(BYTES, "", {"image_bytes": spec}, {}, True), {"image_bytes": np.array([b"\xe9"], object)}
-        )
+        servable.run(Signature(BYTES, "", {"image_bytes": spec}, {}, True), inputs)
     assert refused.value.code == code
     assert refused.value.message.startswith(message)
 

@@ -7,7 +7,20 @@ from typing import Any
 import orjson
 
 from .status import invalid
-from .tensors import SHOWN, Array, TensorSpec, check_rows, decode_base64, is_base64, json_type, shown, to_array
+from .tensors import (
+    MOST_ROWS,
+    SHOWN,
+    Array,
+    TensorSpec,
+    check_rows,
+    decode_base64,
+    is_base64,
+    json_type,
+    shown,
+    to_array,
+)
+
+MOST_OBJECTS = 8 * MOST_ROWS  # in the document of a request
 
 
 def parse_json(body: bytes, content_type: str = "") -> dict[str, Any]:
@@ -18,6 +31,8 @@ def parse_json(body: bytes, content_type: str = "") -> dict[str, Any]:
     """
     if not body:
         raise invalid("JSON Parse error: The document is empty")
+    if body.count(b"{") > MOST_OBJECTS:  # parsed, they would take 25 times the memory
+        raise invalid(f"a request of over {MOST_OBJECTS} objects; expected at most {MOST_ROWS} rows")
     document: Any
     try:
         document = orjson.loads(body)

@@ -19,6 +19,7 @@ Array = np.ndarray[Any, Any]
 
 SHOWN = 100  # letters of a value that a message repeats
 MOST_ROWS = 1 << 14  # of a request
+PIECE = 1 << 17  # numbers after which other threads, the event loop's among them, may go on
 # Python's types for numpy's kinds; all others are integers'.
 _TYPES: dict[str, set[type]] = {"f": {int, float}, "b": {bool}, "i": {int}}
 
@@ -80,7 +81,10 @@ def to_array(value: Any, spec: TensorSpec, rows: bool = False) -> Array:
         leaves[:] = [_to_bytes(item, number, shape, rows, spec) for number, item in enumerate(level)]
         return leaves.reshape(shape)
     allowed = _TYPES.get(spec.dtype.kind, _TYPES["i"])
-    if not set(map(type, level)) <= allowed:
+    if len(level) > PIECE:
+        spec.check_shape(shape)
+    pieces = [slice(start, start + PIECE) for start in range(0, len(level), PIECE)]
+    if not all(set(map(type, level[piece])) <= allowed for piece in pieces):
         number, wrong = next((n, item) for n, item in enumerate(level) if type(item) not in allowed)
         if type(wrong) is list:
             text = f"Encountered list at unexpected level: {len(shape)} expected < {len(shape)}"
@@ -94,8 +98,11 @@ def to_array(value: Any, spec: TensorSpec, rows: bool = False) -> Array:
                 text = f"JSON Value: {shown(extreme)} Type: Number is not of expected type: {spec.dtype_name}"
                 raise _at(level.index(extreme), shape, rows, text)
     try:
+        array = np.empty(len(level), spec.dtype)
         with np.errstate(over="ignore"):
-            return np.array(level, spec.dtype).reshape(shape)
+            for piece in pieces:
+                array[piece] = level[piece]
+        return array.reshape(shape)
     except (OverflowError, ValueError) as error:  # an integer too large for any float; more than 64 levels
         raise invalid(f"input {spec.name!r}: {error}; expected {spec.expected}") from None
 
