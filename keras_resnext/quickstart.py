@@ -70,7 +70,8 @@ def run_quickstart(
 ) -> QuickstartResult:
     """Trains a small ResNeXt on handwritten digits, exports it, and has the export classify digits it never saw.
 
-    Writes `digits/VERSION` (the next free one), `digits.keras`, `digits.png` and `digit.png` into `output_dir`.
+    Writes `digits/VERSION` (the next free one), `digits.keras`, `digits.png` and `digit.png` into `output_dir`, and an
+    entry for `digits` into `models.config`, by which TF Serving finds it.
     Needs no network. Seeds Python's, NumPy's and TensorFlow's random numbers.
 
     Args:
@@ -84,6 +85,7 @@ def run_quickstart(
         RuntimeError: Keras runs on another backend than TensorFlow, or the export answers differently from Keras.
     """
     from .export import export_saved_model
+    from .export.models_config import update_config
 
     if epochs < 1:
         raise ValueError(f"epochs={epochs!r} must be at least 1")
@@ -105,6 +107,7 @@ def run_quickstart(
 
     model = train(images[~held_out], labels[~held_out], epochs=epochs, seed=seed, console=console)
     model.save(file := output / "digits.keras")
+    update_config(output, str)  # where there is none, export writes none
     version = export_saved_model(model, output / "digits", labels=[str(digit) for digit in range(10)], keras_file=True)
     console.print(f"Exported [bold]{escape(str(version))}[/]; loading it in a process without Keras …")
 

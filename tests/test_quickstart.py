@@ -11,6 +11,7 @@ from rich.console import Console
 
 from keras_resnext import quickstart
 from keras_resnext.digits import encode_png, held_out_split, load_digits
+from keras_resnext.export.models_config import ModelConfig, parse_config
 from keras_resnext.preprocessing import load_image, preprocess_input
 from keras_resnext.quickstart import QuickstartResult, run_quickstart
 
@@ -67,6 +68,8 @@ def test_a_short_run_does_everything(tmp_path: Path, monkeypatch: pytest.MonkeyP
     result = run_quickstart(tmp_path / "new" / "models", epochs=1, console=console)
     assert result.version == tmp_path / "new" / "models" / "digits" / "1"
     assert result.max_difference < 1e-5
+    config = parse_config((tmp_path / "new" / "models" / "models.config").read_text())
+    assert config == {"digits": ModelConfig("digits", "/models/digits")}, "TF Serving finds it"
     assert 0 < result.accuracy <= 1
     text = printed(console)
     for part in ("Training", "accuracy", "held-out digits right", str(result.version), "keras-resnext predict"):

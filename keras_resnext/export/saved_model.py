@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,6 +12,7 @@ import keras
 
 from ..runtimes.saved_model_run import load_run
 from .export_options import LiteRTOptions, SavedModelOptions, takes
+from .models_config import FILE, enter_model
 from .prepared_model import PreparedModel, prepare
 from .report import ExportReport, compare, hash_files
 from .saved_graph import write_graph
@@ -37,7 +39,8 @@ def export_saved_model(model: keras.Model, base_dir: str | os.PathLike[str], **o
     A network without classes has the first three, and each gives `features`. All normalise inside the graph, by the
     model's own preprocessing, and answer in float32. Beside the graph stand the labels, `assets/labels.txt`;
     requests that warm a server up, `assets.extra/tf_serving_warmup_requests`; and `manifest.json`: preprocessing,
-    versions, how well the export agrees with the model, and the SHA-256 of every file.
+    versions, how well the export agrees with the model, and the SHA-256 of every file. A models.config beside the
+    folder gets an entry for the model.
 
     Args:
         model: functional or Sequential, (batch, height, width, 3) images to (batch, classes) scores or logits, or to
@@ -113,7 +116,16 @@ def export_version(
             "sha256": hash_files(new.aside),
         }
         (new.aside / MANIFEST).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    _enter(new.path.parent)
     return report.at(new.path)
+
+
+def _enter(folder: Path) -> None:
+    """Into models.config, so that TF Serving knows the model; the version is in place and stays whatever happens."""
+    try:
+        enter_model(folder)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{folder.parent / FILE} is as it was, and may lack {folder.name}: {error}", stacklevel=3)
 
 
 def _describe(prepared: PreparedModel, target: str) -> dict[str, Any]:

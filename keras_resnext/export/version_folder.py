@@ -17,6 +17,19 @@ KERAS_FILE = "assets.extra/model.keras"  # the model itself, for what a SavedMod
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
 
+def find_versions(folder: Path) -> dict[int, Path]:
+    """Folders by version, those with a graph; one that is being copied may still lack other files."""
+    try:
+        inside = list(os.scandir(folder))
+    except OSError:
+        return {}
+    return {
+        int(entry.name): Path(entry.path)
+        for entry in inside
+        if entry.name.isdecimal() and os.path.isfile(os.path.join(entry.path, GRAPH))
+    }
+
+
 @dataclass
 class NewVersion:
     """A version that is being written.

@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..export.version_folder import GRAPH, MANIFEST
-from ..files import placed_whole
+from ..export.models_config import (
+    FILE,
+    ModelConfig,
+    parse_config,
+    update_config,
+    with_labels,
+    with_model,
+    without_model,
+)
+from ..export.version_folder import GRAPH, MANIFEST, find_versions
 from ..weights.download import sha256
-from .models_config import FILE, ModelConfig, parse_config, with_labels
 
 
 @dataclass(frozen=True)
@@ -64,47 +71,35 @@ def find_models(base: str | os.PathLike[str]) -> dict[str, Path]:
     return found
 
 
-def find_versions(folder: Path) -> dict[int, Path]:
-    """Folders by version, those with a graph; one that is being copied may still lack other files."""
-    try:
-        inside = list(os.scandir(folder))
-    except OSError:
-        return {}
-    return {
-        int(entry.name): Path(entry.path)
-        for entry in inside
-        if entry.name.isdecimal() and os.path.isfile(os.path.join(entry.path, GRAPH))
-    }
-
-
-def read_configs(models: Mapping[str, Path]) -> dict[str, ModelConfig]:
-    """Entries of the models.config beside the models' folders; a model without one serves its highest version.
+def read_configs(folder: Path) -> list[ModelConfig]:
+    """The entries for the model BASE/NAME in BASE/models.config, where there is one: usually one, named as it is.
 
     Raises:
         ValueError: there is one that cannot be read.
     """
-    found: dict[str, ModelConfig] = {}
-    for file in {folder.parent / FILE for folder in models.values()}:
-        if file.is_file():
-            found |= parse_config(file.read_text(encoding="utf-8", errors="replace"))
-    return {name: found.get(name, ModelConfig(name)) for name in models}
+    file = folder.parent / FILE
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    return [config for config in parse_config(text).values() if config.folder == folder.name]
 
 
 def read_base(base: str | os.PathLike[str]) -> dict[str, tuple[ModelConfig, dict[int, Path]]]:
     """Entry and versions of each model, which `models ls` and `serve` have in common.
 
-    Where BASE is one version, the model has that alone.
+    Without a models.config every model serves its highest version. With one, its entries alone are served, as TF
+    Serving has it; but where BASE is one model, or one version of it, that is served in any case.
 
     Raises:
         FileNotFoundError, ValueError: as `find_models` and `read_configs`.
     """
     models, path = find_models(base), Path(base).absolute()
-    configs, found = read_configs(models), {}
+    found: dict[str, tuple[ModelConfig, dict[int, Path]]] = {}
     for name, folder in models.items():
         versions = find_versions(folder)
         if path.parent == folder and path.name.isdecimal():
             versions = {int(path.name): path}
-        found[name] = configs[name], versions
+        unlisted = folder.parent == path and (path / FILE).is_file()
+        default = ModelConfig(name, count=0 if unlisted else 1)
+        found |= {config.name: (config, versions) for config in read_configs(folder) or [default]}
     return found
 
 
@@ -168,24 +163,28 @@ def remove_version(version: str | os.PathLike[str], *, force: bool = False) -> N
 
     Args:
         version: the folder.
-        force: also where it is served or has a label; its labels go with it.
+        force: also where it is served or has a label; its labels go with it, and with a model's last version its entry
+            in models.config, for TF Serving does not start where an entry has no version.
 
     Raises:
         FileNotFoundError: no such version.
         ValueError: it is served or labelled, and `force` is not given.
     """
     name, number, folder = _split(version)
-    config = _config_of(folder)
-    labels = sorted(label for label, labelled in config.labels.items() if labelled == number)
+    configs = read_configs(folder) or [ModelConfig(folder.name)]
+    present = find_versions(folder)
+    labels = sorted({key for config in configs for key, labelled in config.labels.items() if labelled == number})
     if not force:
         if labels:
             raise ValueError(f"version {number} of {name} has the label {', '.join(labels)}; --force removes both")
-        if number in config.wanted(find_versions(folder)):
+        if any(number in config.wanted(present) for config in configs):
             raise ValueError(f"version {number} of {name} is the one that is served; --force removes it all the same")
     for label in labels:
         label_version(folder, label, None)
     aside = folder / f".removed-{secrets.token_hex(6)}"
     os.rename(folder / str(number), aside)  # in one step: nobody loads half a version
+    if set(present) <= {number}:
+        update_config(folder.parent, lambda text: without_model(text, folder.name), create=False)
     shutil.rmtree(aside)
 
 
@@ -205,20 +204,23 @@ def label_version(target: str | os.PathLike[str], label: str, version: int | Non
     present = find_versions(folder)
     if version is not None and version not in present:
         raise FileNotFoundError(f"version={version} of {folder.name}: there is no {folder / str(version) / GRAPH}")
-    config, file = _config_of(folder), folder.parent / FILE
-    labels = dict(config.labels)
-    if version is None and label not in labels:
-        raise ValueError(f"label={label!r} is none of {folder.name}; it has {', '.join(sorted(labels)) or 'no labels'}")
-    if version is None:
-        del labels[label]
-    else:
-        labels[label] = version
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    served = {max(present)} if present else set()
-    changed = with_labels(text, folder.name, labels, served)
-    with placed_whole(file) as aside:
-        aside.write_text(changed, encoding="utf-8")
-    return labels
+    found: dict[str, int] = {}
+
+    def change(text: str) -> str:
+        text = with_model(text, folder)
+        entries = [entry for entry in parse_config(text).values() if entry.folder == folder.name]
+        config = next((entry for entry in entries if label in entry.labels), entries[0])
+        labels = {key: value for key, value in config.labels.items() if key != label}
+        if version is not None:
+            labels[label] = version
+        elif label not in config.labels:
+            there = ", ".join(sorted(config.labels)) or "no labels"
+            raise ValueError(f"label={label!r} is none of {folder.name}; it has {there}")
+        found.update(labels)
+        return with_labels(text, config.name, labels, {max(present)} if present else set())
+
+    update_config(folder.parent, change)
+    return found
 
 
 def _split(version: str | os.PathLike[str]) -> tuple[str, int, Path]:
@@ -228,7 +230,3 @@ def _split(version: str | os.PathLike[str]) -> tuple[str, int, Path]:
     if not (path / GRAPH).is_file():
         raise FileNotFoundError(f"VERSION={os.fspath(version)!r}: there is no {GRAPH} in it")
     return path.parent.name, int(path.name), path.parent
-
-
-def _config_of(folder: Path) -> ModelConfig:
-    return read_configs({folder.name: folder})[folder.name]

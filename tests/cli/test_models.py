@@ -2,13 +2,23 @@
 
 import json
 import os
+import threading
+from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
 
 from keras_resnext import cli
+from keras_resnext.export.models_config import (
+    ModelConfig,
+    enter_model,
+    parse_config,
+    update_config,
+    with_labels,
+    with_model,
+    without_model,
+)
 from keras_resnext.serving.model_base import find_models, find_versions, label_version, list_versions, remove_version
-from keras_resnext.serving.models_config import ModelConfig, parse_config, with_labels
 from keras_resnext.weights.download import sha256
 
 
@@ -148,14 +158,53 @@ def test_policies(policy, wanted):
 
 def test_changing_a_config_keeps_everything_else():
     line = 'model_config_list { config { name: "x" version_labels { key: "q" value: 4 } } config { name: "y" } }'
+    assert parse_config(without_model(line, "x")) == {"y": ModelConfig("y")}
     changed = with_labels(line, "x", {"w": 3}, {4})
     assert parse_config(changed)["x"] == ModelConfig("x", "", None, (3, 4), {"w": 3})
     assert parse_config(changed)["y"] == ModelConfig("y")
-    quoted = with_labels("", 'a"b', {'l"': 1}, {1})
+    quoted = with_labels(with_model("", Path('a"b')), 'a"b', {'l"': 1}, {1})
     assert parse_config(quoted)['a"b'].labels == {'l"': 1}
-    for broken in ("model_config_list {", "model_config_list { config { name: 3 } }", "\x00"):
+    assert without_model(f"# mine\n{with_model('', Path('net'))}", "net") == "# mine\nmodel_config_list {\n}\n"
+    with pytest.raises(ValueError, match=r"has an entry net for /m/other, not for"):
+        with_model('model_config_list { config { name: "net" base_path: "/m/other" } }', Path("net"))
+    with pytest.raises(ValueError, match="a form that cannot be changed here; change the entry x by hand"):
+        without_model('model_config_list { config [{ name: "x" }] }', "x")
+    for broken in ("model_config_list {", "model_config_list { config { name: 3 } }", "\x00", "a {" * 5000):
         with pytest.raises(ValueError, match="is no ModelServerConfig: "):
             with_labels(broken, "x", {"a": 1}, {1})
+
+
+def test_models_enter_and_leave_the_config(base, capsys):
+    """`export` enters a model, the last version takes its entry along, and what else stands in the file stays."""
+    file = base / "models.config"
+    enter_model(base / "net")
+    assert not file.exists(), "TF Serving can be told of a single model without one"
+    text = '# mine\nmodel_config_list {\n  config {\n    name: "best" # of all\n    base_path: "/srv/m/net"\n  }\n}\n'
+    file.write_text(text)
+    enter_model(base / "net")
+    assert file.read_text() == text, "the folder has an entry under another name"
+    assert {row.model for row in list_versions(base) if row.served} == {"best"}
+    enter_model(base / "digits")
+    assert parse_config(file.read_text())["digits"] == ModelConfig("digits", "/srv/m/digits"), "beside the others"
+    assert file.read_text().startswith(text[:-2])
+    assert {row.model for row in list_versions(base) if row.served} == {"best", "digits"}
+    assert run("models", "rm", base / "digits" / "1", "--force", capsys=capsys)[0] == 0
+    assert file.read_text() == text
+    label_version(base / "net", "stable", 1)
+    assert parse_config(file.read_text())["best"].labels == {"stable": 1}
+
+
+def test_concurrent_changes_of_the_config_are_all_there(base):
+    names = [f"m{number}" for number in range(12)]
+    threads = [threading.Thread(target=label_version, args=(base / "net", name, 1)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(parse_config((base / "models.config").read_text())["net"].labels) == set(names)
+    with pytest.raises(ZeroDivisionError):
+        update_config(base, lambda text: str(1 // 0))
+    update_config(base, lambda text: text)  # nobody waits for one that failed
 
 
 def test_a_config_that_cannot_be_read_is_left_alone(base, capsys):

@@ -1,6 +1,7 @@
 """Bytes of images in an export become the pixels that Pillow gives."""
 
 import io
+import zlib
 from typing import Any
 
 import keras
@@ -9,6 +10,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from keras_resnext.export.image_decoding import decode_image
+from keras_resnext.export.image_formats import UNLISTED, describe_unlisted
 from keras_resnext.preprocessing import load_image
 from tests.export.saved_model_material import (
     SIZE,
@@ -66,8 +69,6 @@ def test_formats(model: keras.Model, signatures: Any, data: bytes, expected: Any
 
 @pytest.mark.parametrize("size", [(SIZE, SIZE), (3, 5), (40, 31), (31, 40), (1, 1), (200, 16)])
 def test_resizes_as_load_image_does(size: tuple[int, int]) -> None:
-    from keras_resnext.export.image_decoding import decode_image
-
     data = encoded(make_images(1, *size)[0], "PNG")
     ours = decode_image(tf.constant(data), (SIZE, SIZE), SIZE).numpy()
     assert np.abs(ours - load_image(data, SIZE)).max() <= 1
@@ -75,8 +76,6 @@ def test_resizes_as_load_image_does(size: tuple[int, int]) -> None:
 
 
 def test_crops_large_images_as_load_image_does() -> None:
-    from keras_resnext.export.image_decoding import decode_image
-
     data = encoded(make_images(1, 301, 403)[0], "PNG")
     ours = decode_image(tf.constant(data), (224, 224), 256).numpy()
     assert np.abs(ours - load_image(data, 224)).max() <= 1
@@ -104,16 +103,51 @@ def test_images_too_large_to_decode_are_errors(signatures: Any) -> None:
     bmp = bytearray(encoded(SAMPLE, "BMP"))
     bmp[18:26] = (30_000).to_bytes(4, "little") * 2
     gif = bytearray(encoded(PALETTE, "GIF"))
-    gif[6:10] = (30_000).to_bytes(2, "little") * 2
+    frame = gif.index(b",", 13 + 768)  # whatever the screen's size is, TensorFlow decodes frames
+    gif[frame + 5 : frame + 9] = (30_000).to_bytes(2, "little") * 2
     for data in (encoded(big, "PNG"), bytes(jpeg), bytes(bmp), bytes(gif)):
         with pytest.raises(tf.errors.InvalidArgumentError, match="an image of more than 178956970 pixels"):
             classify(signatures, data)
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def test_only_listed_formats_are_decoded() -> None:
+    """TensorFlow 2.21 decodes WebP, which TF Serving 2.19 refuses, and libpng looks for a size behind other chunks."""
+    png = encoded(SAMPLE, "PNG")
+    hidden = png[:8] + chunk(b"abCd", b"\0\0\0\1\0\0\0\1") + png[8:]
+    assert tf.io.decode_image(hidden).shape == SAMPLE.shape
+    for data, what in (
+        (encoded(SAMPLE, "WEBP"), "it looks like WebP"),
+        (encoded(SAMPLE, "TIFF"), "it looks like TIFF"),
+        (hidden, "it looks like a PNG that does not begin with its size"),
+        (b"RIFF", "it begins with b'RIFF'"),
+        (b"", "it is empty"),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=UNLISTED):
+            decode_image(tf.constant(data), (SIZE, SIZE), SIZE)
+        assert describe_unlisted(data) == f"{UNLISTED} ({what})"
+
+
+@pytest.mark.parametrize("blocks", [b"\xff" + b"x" * 255, b"\1a\2bc"], ids=["long", "short"])
+def test_of_a_gif_the_first_frame_counts(blocks: bytes) -> None:
+    """Behind comments of any length, and whatever comes after it."""
+    gif, head = encoded(PALETTE, "GIF"), 13 + 768
+    comment = b"!\xfe" + blocks * 600 + b"\0"
+    first = gif[:head] + comment + gif[head:-1]
+    frame = first.index(b",\0\0\0\0", head + len(comment))
+    second = bytearray(first[frame:])
+    second[5:9] = b"\xff\xff\xff\xff"
+    expected = decode_image(tf.constant(gif), (SIZE, SIZE), SIZE).numpy()
+    assert np.array_equal(expected, np.asarray(PALETTE.convert("RGB")))
+    for end in (b";", b"", bytes(second) + b";"):
+        assert np.array_equal(decode_image(tf.constant(first + end), (SIZE, SIZE), SIZE), expected)
+
+
 def test_images_too_narrow_to_resize_are_errors() -> None:
     """One pixel wide and 70,000 high: a small file that would become 256 x 17,920,000."""
-    from keras_resnext.export.image_decoding import decode_image
-
     data = encoded(Image.new("L", (1, 70_000)), "PNG")
     with pytest.raises(tf.errors.InvalidArgumentError, match="so narrow that it has over 16777216 pixels"):
         decode_image(tf.constant(data), (224, 224), 256)

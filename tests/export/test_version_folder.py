@@ -79,9 +79,13 @@ while True:
 
 
 def test_versions(model: keras.Model, tmp_path: Path) -> None:
-    (tmp_path / "7").mkdir()
+    config, tmp_path = tmp_path / "models.config", tmp_path / "net"
+    config.write_text("model_config_list {")
+    (tmp_path / "7").mkdir(parents=True)
     (tmp_path / "notes").write_text("not a version")
-    assert export_saved_model(model, tmp_path) == tmp_path / "8"
+    with pytest.warns(UserWarning, match=r"models.config is as it was, and may lack net: .* is no ModelServerConfig"):
+        assert export_saved_model(model, tmp_path) == tmp_path / "8"
+    assert config.read_text() == "model_config_list {"
     with pytest.raises(FileExistsError, match="version=8 exists already"):
         export_saved_model(model, tmp_path, version=8)
     for version in (0, -1, True, 1.5, "2", 2**63):

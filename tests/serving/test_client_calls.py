@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_resnext import preprocess_input
 from keras_resnext.serving import (
@@ -22,7 +23,7 @@ from keras_resnext.serving import (
     TensorInfo,
     VersionStatus,
 )
-from tests.serving.material import CLASSES, IMAGES, LABELS, PNGS, SIZE, TOP
+from tests.serving.material import CLASSES, IMAGES, LABELS, PNGS, SIZE, TOP, encode, noise
 from tests.serving.server_process import ROOT, Server
 
 CLASSIFY = "tensorflow/serving/classify"
@@ -104,6 +105,16 @@ def test_predict_images(make: Any, expected: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(found["top_scores"], np.take_along_axis(wanted, order, 1), atol=1e-5)
     assert found["top_classes"].tolist() == order.tolist()
     assert found["top_labels"].tolist() == [[LABELS[i] for i in row] for row in order]
+
+
+def test_images_that_exports_do_not_decode_are_sent_as_png(make: Any) -> None:
+    """With their EXIF, by which the model turns them."""
+    image, exif = noise(50, 40), Image.Exif()
+    exif[0x0112] = 6
+    sent = [encode(image, "PNG", exif=exif), encode(image, "WEBP", exif=exif, lossless=True), encode(image)]
+    scores = make().predict_images(sent)["probabilities"]
+    assert np.array_equal(scores[0], scores[1])
+    assert not np.array_equal(scores[0], scores[2])
 
 
 def test_classify(make: Any, expected: Any) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from keras_resnext.export.models_config import enter_model
 from tests.serving.savedmodels_files import (
     BASE,
     FILES,
@@ -61,6 +62,8 @@ def readme_run(tmp_path_factory):
     for file in FILES:
         shutil.copy(BASE / file, folder / file)
     (folder / NAME / "1").mkdir(parents=True)
+    (folder / NAME / "1" / "saved_model.pb").touch()
+    enter_model(folder / NAME)  # as the export does that the README begins with
     (folder / "build/2").mkdir(parents=True)
     (folder / "cat.jpg").write_bytes(IMAGE)
     for file in ("server.key", "server.crt"):

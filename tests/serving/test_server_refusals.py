@@ -76,7 +76,7 @@ BAD = [
     (CLASSIFY, {**EXAMPLES, "examples": [{}]}, 400, ""),
     (CLASSIFY, {"examples": [{}]}, 400, "method_name to be tensorflow/serving/classify"),
     (EXPLAIN, {}, 400, 'expected {"image_bytes": {"b64"'),
-    (EXPLAIN, {"image_bytes": b64(b"no image")}, 400, "is not an image that Pillow reads"),
+    (EXPLAIN, {"image_bytes": b64(b"no image")}, 400, "the image is not a JPEG, PNG, GIF or BMP"),
     (EXPLAIN, {"image_bytes": b64(PNG), "layer": "layer9"}, 400, "layer='layer9' is no layer"),
     (EXPLAIN, {"image_bytes": b64(PNG), "class": CLASSES}, 400, "must be an integer in 0..5"),
     (EXPLAIN, {"image_bytes": b64(PNG), "method": "magic"}, 400, "must be one of grad_cam"),
@@ -113,6 +113,10 @@ def claiming(kind: bytes, width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
+GIF = encode(noise(50, 40, "L"), "GIF")
+GIF = GIF[:10] + b"\0" + GIF[11:]  # no table of colours
+GIF_FRAME = b",\0\0\0\0\xff\xff\xff\xff\0\2\0"
+
 DATA = [
     ("one pixel", encode(noise(1, 1)), ""),
     ("grey", encode(noise(50, 40, "L"), "JPEG"), ""),
@@ -126,8 +130,12 @@ DATA = [
     ("truncated JPEG", JPEG[: len(JPEG) // 2], "expected images that are whole"),
     ("truncated PNG", PNG[: len(PNG) // 2], "expected images that are whole"),
     ("head of a GIF", b"GIF89a", "expected images that are whole"),
-    ("empty", b"", "image 0 is no image that this model decodes: empty"),
-    ("text", b"<svg/>", "6 bytes that begin with b'<svg/>'; expected JPEG, PNG, GIF or BMP"),
+    ("empty", b"", "image 0 is not a JPEG, PNG, GIF or BMP (it is empty)"),
+    ("text", b"<svg/>", "image 0 is not a JPEG, PNG, GIF or BMP (it looks like SVG)"),
+    ("WebP", encode(noise(50, 40), "WEBP"), "image 0 is not a JPEG, PNG, GIF or BMP (it looks like WebP)"),
+    ("PNG without its size", PNG[:8] + claiming(b"abCd", 1, 1)[8:], "(it looks like a PNG that does not begin with"),
+    ("JPEG bomb", b"\xff\xd8\xff\xfe\0\4xxyy\xff\xff\xff\xc0\0\x11\x08\xff\xff\xff\xff", "more than 178956970"),
+    ("GIF bomb", GIF[:13] + b"!\xfe\1a\0" + GIF_FRAME, "more than 178956970"),
     ("bomb", claiming(b"IHDR", 30_000, 30_000), "more than 178956970 pixels"),
 ]  # fmt: skip
 

@@ -131,11 +131,14 @@ def test_models_ls_lists_what_serve_serves(tmp_path):
         (tmp_path / version).mkdir(parents=True)
         (tmp_path / version / "saved_model.pb").touch()
     label_version(tmp_path / "net", "stable", 1)
+    (tmp_path / "unlisted" / "1").mkdir(parents=True)  # in models.config
+    (tmp_path / "unlisted" / "1" / "saved_model.pb").touch()
     for place, expected in (
         ("", {("net", 1), ("net", 3), ("digits", 1)}),
         ("net", {("net", 1), ("net", 3)}),
         ("net/1", {("net", 1)}),
         ("digits/1", {("digits", 1)}),
+        ("unlisted", {("unlisted", 1)}),
     ):
         listed = {(row.model, row.version) for row in list_versions(tmp_path / place) if row.served}
         found = look(tmp_path / place)

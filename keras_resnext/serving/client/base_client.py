@@ -1,5 +1,6 @@
 """What the REST and the gRPC client of TF Serving have in common: all but how a request travels."""
 
+import io
 import os
 import re
 import time
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ...export.image_formats import is_listed
 from .errors import ServingError, ServingTimeoutError, with_retries
 from .metadata import Metadata, Signature, VersionStatus, parse_metadata, parse_status
 
@@ -19,6 +21,7 @@ Array = np.ndarray[Any, Any]
 Image = str | os.PathLike[str] | bytes  # the path of an encoded image, or its bytes
 Self = TypeVar("Self", bound="BaseClient")
 
+PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 # What a server answers before a model is there.
 NOT_YET = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "NOT_FOUND", "DEADLINE_EXCEEDED"}
 POLL = 0.25  # seconds between two looks at the status
@@ -79,7 +82,10 @@ class BaseClient(ABC):
         return self._predict(array, signature_name)
 
     def predict_images(self, images: Sequence[Image], signature_name: str = "serving_bytes") -> dict[str, Array]:
-        """Classifies encoded images of any size (JPEG, PNG, GIF, BMP); the server decodes them.
+        """Classifies encoded images of any size; the server decodes them.
+
+        Exports decode JPEG, PNG, GIF (first frame) and BMP. What else Pillow reads, WebP and TIFF among it, is sent as
+        PNG.
 
         Args:
             images: N ≥ 1 paths, bytes, or both.
@@ -201,7 +207,25 @@ class BaseClient(ABC):
 def _read_images(images: Sequence[Image]) -> list[bytes]:
     if isinstance(images, str | bytes | os.PathLike) or not len(images):
         raise ValueError(f"images={images!r:.100} must be a list of at least one path or bytes object")
-    return [data if isinstance(data, bytes) else Path(data).read_bytes() for data in images]
+    return [_sendable(data if isinstance(data, bytes) else Path(data).read_bytes()) for data in images]
+
+
+def _sendable(data: bytes) -> bytes:
+    """The image as it is, or as PNG where exports do not decode it and Pillow is there and does.
+
+    EXIF goes along: whether an image is turned upright is the model's affair.
+    """
+    if is_listed(data):
+        return data
+    try:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(data)) as image:
+            stream, exif = io.BytesIO(), image.getexif()
+            (image if image.mode in PNG_MODES else image.convert("RGB")).save(stream, "PNG", exif=exif)
+            return stream.getvalue()
+    except Exception:  # no Pillow, or anything at all that it raises on broken files: the server says what is wrong
+        return data
 
 
 def _fitting_signature(signatures: dict[str, Signature], name: str, values: Array) -> Signature:

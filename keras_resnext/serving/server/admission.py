@@ -1,6 +1,5 @@
 """What may come in: how large, how slow, from whom."""
 
-import asyncio
 import hmac
 import ipaddress
 import zlib
@@ -8,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from .running import aside, within
 from .serve_options import BODIES, ServeOptions
 from .status import RequestError, invalid
 
@@ -49,17 +49,14 @@ class Body:
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self.bodies.largest:
             raise self._too_large()
-        try:
-            data = await asyncio.wait_for(self._collect(receive), self.bodies.seconds)
-        except asyncio.TimeoutError:
-            text = f"the body did not arrive within {self.bodies.seconds:g} s"
-            raise RequestError("DEADLINE_EXCEEDED", text, 408) from None
+        text = f"the body did not arrive within {self.bodies.seconds:g} s"
+        data = await within(self.bodies.seconds, self._collect(receive), RequestError("DEADLINE_EXCEEDED", text, 408))
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding in ("", "identity"):
             return data
         if encoding not in ("gzip", "x-gzip"):
             raise RequestError("INVALID_ARGUMENT", f"Content-Encoding {encoding[:40]!r} must be gzip or none", 415)
-        return self._unpack(data)
+        return await aside(len(data), self._unpack, data)
 
     async def _collect(self, receive: Receive) -> bytes:
         pieces = []
@@ -103,10 +100,12 @@ class Body:
 class Gate:
     """Who may ask: with an API key who has it; without one, on loopback, only pages and programs of this machine.
 
-    A page from elsewhere whose name is made to lead to 127.0.0.1 (DNS rebinding) sends its own name as Host.
+    A page from elsewhere whose name is made to lead to 127.0.0.1 (DNS rebinding) sends its own name as Host. A page
+    that posts here without reading the answer sends its Origin.
     """
 
     def __init__(self, options: ServeOptions) -> None:
+        self._cors = options.cors
         self._key = None if options.api_key is None else options.api_key.encode()
         self._loopback = _is_loopback(options.host)
 
@@ -131,6 +130,23 @@ class Gate:
                 f"Host {headers['host'][:100]!r} is not this machine; expected localhost. To serve under another name, "
                 "give --api-key or --host",
             )
+
+    def check_origin(self, headers: Mapping[str, str]) -> None:
+        """Raises RequestError (403) for a post that a page of another origin sends, where nothing else keeps it out."""
+        origin = headers.get("origin")
+        own = headers.get("sec-fetch-site") == "same-origin"  # whatever a proxy made of the host
+        if origin is None or own or self._cors or self._key is not None:
+            return
+        if origin.lower().partition("://")[2] != headers.get("host", "").lower():
+            raise RequestError(
+                "PERMISSION_DENIED", f"pages of {origin[:100]!r} may not ask this server; --cors lets all pages ask"
+            )
+
+
+def check_length(headers: Mapping[str, str]) -> None:
+    """Raises RequestError where a body has two lengths: proxy and server could take different ones (smuggling)."""
+    if "content-length" in headers and "transfer-encoding" in headers:
+        raise invalid("Content-Length and Transfer-Encoding in one request; expected one of them")
 
 
 def _is_loopback(host: str) -> bool:

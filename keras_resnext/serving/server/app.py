@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from .admission import Gate
+from .admission import Gate, check_length
 from .monitoring import PATH
 from .responses import dump
 from .rest import Rest
@@ -121,7 +121,10 @@ def create_app(service: Service) -> Any:
             return
         public = scope["path"] == "/" or scope["path"].startswith("/page/")
         try:
+            check_length(Headers(scope=scope))
             gate.check(Headers(scope=scope), key=not public)
+            if scope["method"] == "POST":
+                gate.check_origin(Headers(scope=scope))
         except RequestError as error:
             kind = RefusedBody if _has_body(Headers(scope=scope)) else Response
             await _error(error, kind)(scope, receive, sending)

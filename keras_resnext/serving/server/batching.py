@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .image_checks import MAX_PIXELS, count_pixels, find_images
+from ...export.image_formats import MAX_PIXELS
 from .models import Models, Version
 from .monitoring import Metrics
 from .servable import Servable, release_memory
@@ -62,15 +62,14 @@ class Batcher:
         self._pool = ThreadPoolExecutor(workers, "run")
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self, version: Version, signature: Signature, arrays: Arrays) -> Arrays:
-        """The outputs of a request whose inputs fit the signature.
+    async def run(self, version: Version, signature: Signature, arrays: Arrays, pixels: int = 0) -> Arrays:
+        """The outputs of a request whose inputs fit the signature, and whose images have so many pixels.
 
         Raises:
             RequestError: too many wait already, or the network refused it.
         """
         loop = asyncio.get_running_loop()
         rows = _rows(arrays) if signature.batched else 1
-        pixels = count_pixels(find_images(signature, arrays))
         if self.waiting and self.waiting + rows > self.queue:
             raise RequestError(
                 "UNAVAILABLE", f"the queue is full: {self.waiting} rows wait, at most {self.queue} may; try again later"
@@ -149,6 +148,8 @@ class Batcher:
                 rows = sum(job.rows for job in batch)
                 self.metrics.batch(version.model, rows, [started - job.since for job in batch])
                 results = await loop.run_in_executor(self._pool, run_batch, servable, signature, batch, self.max_batch)
+                if sum(job.pixels for job in batch) > LARGE:
+                    await loop.run_in_executor(self._pool, release_memory)
                 self.metrics.runtime(version.model, loop.time() - started)
             for job, result in zip(batch, results, strict=True):
                 if job.answer.done():
@@ -185,9 +186,6 @@ def run_batch(
             return [_run_pieces(servable, signature, batch[0], max_batch)]
         except RequestError as error:
             return [error]
-        finally:
-            if batch[0].pixels > LARGE:
-                release_memory()
     joined = {name: np.concatenate([job.arrays[name] for job in batch]) for name in signature.inputs}
     try:
         outputs = servable.run(signature, joined)

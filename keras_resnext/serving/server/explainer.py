@@ -12,6 +12,7 @@ import numpy as np
 
 from ...export.version_folder import KERAS_FILE
 from ..model_base import read_manifest
+from .image_checks import check_image
 from .models import Version
 from .servable import Servable
 from .status import RequestError, invalid
@@ -61,7 +62,6 @@ class Explainer:
             )
         if unknown := sorted(document.keys() - set(FIELDS)):
             raise invalid(f"{unknown[0]!r:.100} is no field of :explain; expected {', '.join(FIELDS)}")
-        image = _read_image(document)
         for name in ("layer", "method"):
             if not isinstance(document.get(name, ""), str):
                 raise invalid(f"{name!r} must be a text")
@@ -69,13 +69,12 @@ class Explainer:
             raise RequestError("UNAVAILABLE", f"{WAITING} explanations wait already; try again later")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._pool, self._explain, version, image, dict(document)
-            )
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._explain, version, dict(document))
         finally:
             self._waiting -= 1
 
-    def _explain(self, version: Version, encoded: bytes, document: dict[str, Any]) -> dict[str, Any]:
+    def _explain(self, version: Version, document: dict[str, Any]) -> dict[str, Any]:
+        encoded = _read_image(document)
         from ...explain import grad_cam
         from ...explain.probing import find_layer, list_maps
 
@@ -142,6 +141,7 @@ def _read_image(document: Mapping[str, Any]) -> bytes:
     data = decode_base64(text)
     if data is None:
         raise invalid("Unable to base64 decode")
+    check_image(data)  # Pillow would ask the decoders of all that it knows
     return data
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from filelock import FileLock
 
 from ...export import SavedModelOptions, export_version
+from ...export.version_folder import find_versions
 from ...loading import describe_model, load_model
 from ...network.input_preprocessing import Given, named_preprocessing
 from ...weights.download import sha256
 from ...weights.sources import cache_folder
-from ..model_base import find_versions
 
 SERVED = "served"
 LABELS = "labels.txt"

@@ -1,17 +1,22 @@
 """TF Serving's gRPC interface: PredictionService and GetModelStatus, by the stubs of tensorflow-serving-api."""
 
-from collections.abc import Awaitable, Callable
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from .admission import Gate
 from .models import Version
+from .running import aside
 from .servable import Servable
 from .serve_options import ServeOptions
 from .service import Service
 from .status import RequestError, invalid
-from .tensors import TensorSpec
+from .tensors import Array, TensorSpec, check_rows
+
+logger = logging.getLogger(__name__)
 
 
 async def start_grpc(service: Service, options: ServeOptions) -> tuple[Any, int]:
@@ -65,7 +70,12 @@ def _services(service: Service, gate: Gate) -> tuple[Any, Any]:
             gate.check({name: value for name, value in context.invocation_metadata() if isinstance(value, str)})
             return await work()
         except RequestError as error:
-            await context.abort(grpc.StatusCode[error.code], error.message)
+            code, message = error.code, error.message
+        except Exception as error:
+            logger.exception("a request failed")
+            code, message = "INTERNAL", f"the server failed: {type(error).__name__}"
+        # Behind the block: aborting raises, and the error would go along with all that its request held.
+        return await context.abort(grpc.StatusCode[code], message)
 
     class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         async def Predict(self, request: Any, context: Any) -> Any:
@@ -77,8 +87,9 @@ def _services(service: Service, gate: Gate) -> tuple[Any, Any]:
                         f"input size does not match signature: got {sorted(request.inputs)}, expected "
                         f"{sorted(signature.inputs)}"
                     )
-                arrays = {key: _to_array(tensor, signature.inputs[key]) for key, tensor in request.inputs.items()}
-                outputs = await service.predict(version, signature, arrays)
+                size = request.ByteSize()
+                arrays = await aside(size, _to_arrays, request.inputs, signature.inputs, service.options.max_request)
+                outputs = await service.predict(version, signature, arrays, size)
                 wanted = set(request.output_filter) or set(outputs)
                 if unknown := sorted(wanted - set(outputs)):
                     raise invalid(f"output tensor alias not found in signature: {unknown[0]}")
@@ -93,8 +104,9 @@ def _services(service: Service, gate: Gate) -> tuple[Any, Any]:
         async def Classify(self, request: Any, context: Any) -> Any:
             async def work(version: Version, servable: Servable) -> Any:
                 name = request.model_spec.signature_name or "serving_default"
-                examples = [row.SerializeToString() for row in _examples(request.input)]
-                classes, scores = await service.classify(version, servable, name, examples)
+                size = request.ByteSize()
+                examples = await aside(size, _examples, request.input, service.options.max_request)
+                classes, scores = await service.classify(version, servable, name, examples, size)
                 response = classification_pb2.ClassificationResponse()
                 for labels, numbers in zip(classes.tolist(), scores.tolist(), strict=True):
                     row = response.result.classifications.add()
@@ -148,29 +160,62 @@ def _fill(spec: Any, version: Version, signature_name: str) -> None:
     spec.name, spec.version.value, spec.signature_name = version.model, version.number, signature_name
 
 
-def _to_array(proto: Any, spec: TensorSpec) -> np.ndarray[Any, Any]:
+def _to_arrays(inputs: Mapping[str, Any], specs: Mapping[str, TensorSpec], most: int) -> dict[str, Array]:
+    """The tensors of a request by name, each of at most `most` bytes.
+
+    Raises:
+        RequestError: they do not fit `specs`, or hold other than they promise.
+    """
+    return {name: _to_array(proto, specs[name], most) for name, proto in inputs.items()}
+
+
+def _to_array(proto: Any, spec: TensorSpec, most: int) -> Array:
     import tensorflow as tf
 
     try:
         dtype = tf.dtypes.as_dtype(proto.dtype)
+    except TypeError as error:
+        raise invalid(f"input {spec.name!r} is no tensor: {error}") from None
+    strings = dtype == tf.string
+    if np.dtype(object if strings else dtype.as_numpy_dtype) != spec.dtype:
+        raise invalid(f"Expects arg[0] to be {spec.dtype_name} but {dtype.name} is provided, for input {spec.name!r}")
+    # All of this before `make_ndarray`, which makes what the shape says: one value stands for any number of them.
+    shape = [dim.size for dim in proto.tensor_shape.dim]
+    if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
+        raise invalid(f"input {spec.name!r} must have a shape")
+    spec.check_shape(shape)
+    check_rows(shape[0] if shape else 1)
+    count = math.prod(shape)
+    if count * spec.dtype.itemsize > most:
+        raise invalid(f"input {spec.name!r} of shape {shape} is larger than {most} bytes")
+    if strings and (proto.tensor_content or len(proto.string_val) != count):
+        raise invalid(f"input {spec.name!r} of shape {shape} has {len(proto.string_val)} strings; expected {count}")
+    try:
         array = np.asarray(tf.make_ndarray(proto))
     except (TypeError, ValueError) as error:
         raise invalid(f"input {spec.name!r} is no tensor: {error}") from None
-    if array.dtype != spec.dtype:
-        raise invalid(f"Expects arg[0] to be {spec.dtype_name} but {dtype.name} is provided, for input {spec.name!r}")
     spec.check(array)
     return array
 
 
-def _examples(given: Any) -> list[Any]:
-    """The tf.Examples of an Input; what its context holds is in each of them."""
+def _examples(given: Any, most: int) -> list[bytes]:
+    """The serialized tf.Examples of an Input, of at most `most` bytes; what its context holds is in each of them.
+
+    Raises:
+        RequestError: they are too many or too large.
+    """
     if given.WhichOneof("kind") != "example_list_with_context":
-        return list(given.example_list.examples)
+        check_rows(len(given.example_list.examples))
+        return [example.SerializeToString() for example in given.example_list.examples]
+    rows, context = given.example_list_with_context.examples, given.example_list_with_context.context
+    check_rows(len(rows))
+    if len(rows) * context.ByteSize() > most:
+        raise invalid(f"examples of over {most} bytes, the context in each of them")
     found = []
-    for example in given.example_list_with_context.examples:
+    for example in rows:
         merged = type(example)()
-        merged.CopyFrom(given.example_list_with_context.context)
+        merged.CopyFrom(context)
         for name, feature in example.features.feature.items():
             merged.features.feature[name].CopyFrom(feature)
-        found.append(merged)
+        found.append(merged.SerializeToString())
     return found

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from ...export.models_config import FILE
 from ..model_base import find_models
 from .serve_options import ServeOptions
 
@@ -79,6 +80,7 @@ async def _serve(base: Path, options: ServeOptions, listener: socket.socket, tel
     if not any(model.available for model in service.models.models.values()):
         await service.close()
         reason = "; ".join(f"version {v.number} of {v.model}: {v.error}" for v in problems)
+        reason = reason or f"{FILE} there has no entry for {', '.join(sorted(service.models.models))}"
         raise ValueError(f"BASE={str(base)!r}: no version loads: {reason}")
 
     class Server(uvicorn.Server):

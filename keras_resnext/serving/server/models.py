@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...export.models_config import FILE, ModelConfig
 from ..model_base import read_base
-from ..models_config import ModelConfig
 from .servable import Servable
 from .status import RequestError
 
@@ -137,6 +137,9 @@ class Models:
             if isinstance(error, FileNotFoundError) or "holds no model" not in str(error):
                 return
             found = {}
+        else:
+            unlisted = ", ".join(sorted(name for name, row in found.items() if row.config.count == 0))
+            self._say(f"{FILE} has no entry for {unlisted}: not served, here as by TF Serving" if unlisted else "")
         for name in found.keys() | self.models.keys():
             model = self.models.setdefault(name, Model(name))
             await self._reconcile(model, found.get(name, Found(ModelConfig(name), {})))
@@ -209,7 +212,7 @@ class Models:
         self._loader.shutdown()
 
     def _say(self, message: str) -> None:
-        if message != self._said:
+        if message and message != self._said:
             logger.warning("%s", message)
         self._said = message
 

@@ -1,13 +1,26 @@
 """The documents that requests hold, by TF Serving's rules and in its words (util/json_tensor.cc)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
 from .status import invalid
-from .tensors import SHOWN, Array, TensorSpec, decode_base64, is_base64, json_type, shown, to_array
+from .tensors import (
+    MOST_ROWS,
+    SHOWN,
+    Array,
+    TensorSpec,
+    check_rows,
+    decode_base64,
+    is_base64,
+    json_type,
+    shown,
+    to_array,
+)
+
+MOST_OBJECTS = 8 * MOST_ROWS  # in the document of a request
 
 
 def parse_json(body: bytes, content_type: str = "") -> dict[str, Any]:
@@ -18,6 +31,8 @@ def parse_json(body: bytes, content_type: str = "") -> dict[str, Any]:
     """
     if not body:
         raise invalid("JSON Parse error: The document is empty")
+    if body.count(b"{") > MOST_OBJECTS:  # parsed, they would take 25 times the memory
+        raise invalid(f"a request of over {MOST_OBJECTS} objects; expected at most {MOST_ROWS} rows")
     document: Any
     try:
         document = orjson.loads(body)
@@ -68,12 +83,18 @@ def read_inputs(document: Mapping[str, Any], specs: Mapping[str, TensorSpec]) ->
         raise invalid(f"JSON Value: {shown(document)} {text}")
     if not rows and "inputs" not in document:
         raise invalid("Missing 'inputs' or 'instances' key")
+    for given in (document.get("instances"), *_columns(document.get("inputs"))):
+        check_rows(len(given) if isinstance(given, list) else 1)
     values = _read_rows(document["instances"], specs) if rows else _read_columns(document["inputs"], specs)
     arrays = {}
     for name, value in values.items():
         arrays[name] = to_array(value, specs[name], rows)
         specs[name].check(arrays[name])
     return arrays, rows
+
+
+def _columns(inputs: Any) -> Iterable[Any]:
+    return inputs.values() if isinstance(inputs, dict) else (inputs,)
 
 
 def _read_columns(inputs: Any, specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
@@ -121,11 +142,15 @@ def _read_rows(instances: Any, specs: Mapping[str, TensorSpec]) -> dict[str, Any
     return {name: [row[name] for row in instances] for name in specs}
 
 
-def read_examples(document: Mapping[str, Any]) -> list[bytes]:
+def read_examples(document: Mapping[str, Any], most: int) -> list[bytes]:
     """The serialized tf.Examples of a classify request; what `context` holds is in each of them.
 
+    Args:
+        document: the request.
+        most: bytes that all of them may take.
+
     Raises:
-        RequestError: there are none, or one is malformed.
+        RequestError: there are none, they are too many or too large, or one is malformed.
     """
     examples = document.get("examples")
     if "examples" not in document:
@@ -136,8 +161,14 @@ def read_examples(document: Mapping[str, Any]) -> list[bytes]:
         raise invalid(f"JSON Value: {shown(document)} Expecting 'examples' value to be an list/array")
     if not examples:
         raise invalid(f"JSON Value: {shown(document)} 'examples' value is an empty array")
-    context = document.get("context", {})
-    return [_to_example(context, example) for example in examples]
+    check_rows(len(examples))
+    context, found, left = document.get("context", {}), list[bytes](), most
+    for example in examples:
+        found.append(_to_example(context, example))
+        left -= len(found[-1])
+        if left < 0:
+            raise invalid(f"examples of over {most} bytes, the context in each of them")
+    return found
 
 
 def _to_example(context: Any, features: Any) -> bytes:

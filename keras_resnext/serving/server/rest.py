@@ -2,22 +2,25 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .admission import Bodies, Body, Receive
 from .models import Version
 from .requests import parse_json, read_examples, read_inputs, read_signature_name
 from .responses import dump, write_classifications, write_outputs
-from .servable import Servable
+from .running import aside
+from .servable import Servable, release_memory
 from .service import Service
 from .signature import REGRESS
 from .status import invalid
+from .tensors import Array
 
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(_MODEL + r":(?P<call>classify|regress|predict|explain)", re.IGNORECASE)
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE)
-INLINE = 1 << 16  # bytes of a body up to which another thread would cost more than it saves
+LARGE = 1 << 22  # bytes of a body, after which memory is given back
+SOON = 0.5  # seconds
 MAX_VERSION = 2**63
 
 
@@ -27,6 +30,7 @@ class Rest:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.bodies = Bodies(service.options)
+        self._giving_back = False
 
     async def answer(self, method: str, path: str, headers: Mapping[str, str], receive: Receive) -> bytes:
         """The body of the answer, in JSON.
@@ -36,7 +40,11 @@ class Rest:
         """
         if method == "POST" and (call := _CALL.fullmatch(path)):
             with self.bodies.holding() as body:
-                return await self._call(call, headers, receive, body)
+                try:
+                    return await self._call(call, headers, receive, body)
+                finally:
+                    if body.size > LARGE:
+                        self._give_back_memory()
         if method in ("GET", "HEAD"):
             if path.rstrip("/").lower() == "/v1/models":
                 return dump({"models": self._list()})
@@ -46,6 +54,18 @@ class Rest:
             f"Malformed request: {method} {path[:200]}; expected POST /v1/models/NAME[/versions/V|/labels/L]:predict, "
             ":classify or :explain, or GET /v1/models/NAME[/versions/V|/labels/L][/metadata]"
         )
+
+    def _give_back_memory(self) -> None:
+        """Soon, when the request is gone; once for all that come meanwhile."""
+        loop = asyncio.get_running_loop()
+
+        def give_back() -> None:
+            self._giving_back = False
+            loop.run_in_executor(None, release_memory)
+
+        if not self._giving_back:
+            self._giving_back = True
+            loop.call_later(SOON, give_back)
 
     async def _call(self, call: re.Match[str], headers: Mapping[str, str], receive: Receive, body: Body) -> bytes:
         kind = call["call"].lower()
@@ -59,22 +79,22 @@ class Rest:
         async def work() -> bytes:
             version = self.service.models.find(call["model"], number, call["label"])
             with self.service.models.using(version) as servable:
-                document = await _aside(len(data), parse_json, data, content_type)
+                document = await aside(len(data), parse_json, data, content_type)
                 return await handler(version, servable, document, len(data))
 
         return await self.service.counted(call["model"], kind.capitalize(), "REST", work)
 
     async def _predict(self, version: Version, servable: Servable, document: dict[str, Any], size: int) -> bytes:
         signature = servable.signature(read_signature_name(document))
-        arrays, rows = await _aside(size, read_inputs, document, signature.inputs)
-        outputs = await self.service.predict(version, signature, arrays)
-        return write_outputs(outputs, rows)
+        arrays, rows = await aside(size, read_inputs, document, signature.inputs)
+        outputs = await self.service.predict(version, signature, arrays, size)
+        return await aside(_size(outputs.values()), write_outputs, outputs, rows)
 
     async def _classify(self, version: Version, servable: Servable, document: dict[str, Any], size: int) -> bytes:
         name = read_signature_name(document)
-        examples = await _aside(size, read_examples, document)
-        classes, scores = await self.service.classify(version, servable, name, examples)
-        return write_classifications(classes, scores)
+        examples = await aside(size, read_examples, document, self.service.options.max_request)
+        classes, scores = await self.service.classify(version, servable, name, examples, size)
+        return await aside(_size((classes, scores)), write_classifications, classes, scores)
 
     async def _regress(self, version: Version, servable: Servable, document: dict[str, Any], size: int) -> bytes:
         signature = servable.signature(read_signature_name(document))
@@ -149,6 +169,5 @@ def _version(text: str | None) -> int | None:
     return int(text)
 
 
-async def _aside(size: int, function: Any, *arguments: Any) -> Any:
-    """`function(*arguments)`, in another thread where the body is large."""
-    return function(*arguments) if size <= INLINE else await asyncio.to_thread(function, *arguments)
+def _size(arrays: Iterable[Array]) -> int:
+    return sum(array.nbytes for array in arrays)

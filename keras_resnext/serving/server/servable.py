@@ -75,6 +75,11 @@ class Servable:
             if code == "INVALID_ARGUMENT":
                 message = explain_refusal(find_images(signature, arrays), message)
             raise RequestError(code, message) from None
+        except UnicodeDecodeError:  # TensorFlow's message repeats bytes of the request
+            message = explain_refusal(find_images(signature, arrays), "the network refused the inputs")
+            raise RequestError("INVALID_ARGUMENT", message) from None
+        except Exception as error:
+            raise RequestError("INTERNAL", f"the network failed: {type(error).__name__}: {error!s:.200}") from None
         return {name: np.asarray(value) for name, value in zip(signature.outputs, values, strict=True)}
 
     def _call(self, signature: Signature) -> Callable[..., list[Array]]:

@@ -10,8 +10,10 @@ import numpy as np
 
 from .batching import Arrays, Batcher
 from .explainer import Explainer
+from .image_checks import check_images
 from .models import Models, Version
 from .monitoring import Metrics
+from .running import aside, within
 from .servable import Servable
 from .serve_options import ServeOptions
 from .signature import CLASSIFY, Signature
@@ -45,11 +47,9 @@ class Service:
             RequestError: as `work`, or that it took too long.
         """
         started, status = time.perf_counter(), "OK"
+        seconds = self.options.request_timeout
         try:
-            return await asyncio.wait_for(work(), self.options.request_timeout)
-        except asyncio.TimeoutError:
-            status = "DEADLINE_EXCEEDED"
-            raise RequestError(status, f"no answer within {self.options.request_timeout:g} s") from None
+            return await within(seconds, work(), RequestError("DEADLINE_EXCEEDED", f"no answer within {seconds:g} s"))
         except RequestError as error:
             status = error.code
             raise
@@ -61,14 +61,19 @@ class Service:
             known = model if model in self.models.models else ""
             self.metrics.request(known, api, entrypoint, status, time.perf_counter() - started)
 
-    async def predict(self, version: Version, signature: Signature, arrays: Arrays) -> Arrays:
-        """Runs checked inputs."""
-        return await self.batcher.run(version, signature, arrays)
+    async def predict(self, version: Version, signature: Signature, arrays: Arrays, size: int) -> Arrays:
+        """Runs inputs that fit the signature, of a request of `size` bytes.
+
+        Raises:
+            RequestError: an image that no network should see, too many requests, or the network refused it.
+        """
+        pixels = await aside(size, check_images, signature, arrays)
+        return await self.batcher.run(version, signature, arrays, pixels)
 
     async def classify(
-        self, version: Version, servable: Servable, name: str, examples: list[bytes]
+        self, version: Version, servable: Servable, name: str, examples: list[bytes], size: int
     ) -> tuple[Array, Array]:
-        """(classes, scores), each (examples, k), of serialized tf.Examples.
+        """(classes, scores), each (examples, k), of serialized tf.Examples out of a request of `size` bytes.
 
         Raises:
             RequestError: the signature is none for classification, or its outputs are not those of one.
@@ -85,7 +90,7 @@ class Service:
             raise invalid("Input is empty.")
         inputs = np.empty(len(examples), object)
         inputs[:] = examples
-        outputs = await self.batcher.run(version, signature, {"inputs": inputs})
+        outputs = await self.predict(version, signature, {"inputs": inputs}, size)
         some = next(iter(outputs.values()))
         if any(output.ndim != 2 or output.shape != some.shape for output in outputs.values()):
             raise invalid("Expected Tensor shape of classes and scores: [batch_size num_classes] each")

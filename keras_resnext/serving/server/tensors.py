@@ -6,6 +6,7 @@ Stricter in one point: numbers that are not finite are refused, where TF Serving
 import binascii
 import json
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -17,6 +18,8 @@ from .status import RequestError, invalid
 Array = np.ndarray[Any, Any]
 
 SHOWN = 100  # letters of a value that a message repeats
+MOST_ROWS = 1 << 14  # of a request
+PIECE = 1 << 17  # numbers after which other threads, the event loop's among them, may go on
 # Python's types for numpy's kinds; all others are integers'.
 _TYPES: dict[str, set[type]] = {"f": {int, float}, "b": {bool}, "i": {int}}
 
@@ -37,14 +40,18 @@ class TensorSpec:
         shape = "of any shape" if self.shape is None else str([-1 if n is None else n for n in self.shape])
         return f"{self.dtype_name} {shape}"
 
-    def check(self, array: Array) -> None:
-        """Raises RequestError unless `array` has this shape and finite numbers."""
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raises RequestError unless a tensor may have this shape."""
         fits = self.shape is None or (
-            len(self.shape) == array.ndim
-            and all(wanted in (None, size) for wanted, size in zip(self.shape, array.shape, strict=True))
+            len(self.shape) == len(shape)
+            and all(wanted in (None, size) for wanted, size in zip(self.shape, shape, strict=True))
         )
         if not fits:
-            raise invalid(f"input {self.name!r} has shape {list(array.shape)}; expected {self.expected}")
+            raise invalid(f"input {self.name!r} has shape {list(shape)}; expected {self.expected}")
+
+    def check(self, array: Array) -> None:
+        """Raises RequestError unless `array` has this shape and finite numbers."""
+        self.check_shape(array.shape)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise invalid(f"input {self.name!r} holds NaN or infinity; expected finite numbers")
 
@@ -74,7 +81,10 @@ def to_array(value: Any, spec: TensorSpec, rows: bool = False) -> Array:
         leaves[:] = [_to_bytes(item, number, shape, rows, spec) for number, item in enumerate(level)]
         return leaves.reshape(shape)
     allowed = _TYPES.get(spec.dtype.kind, _TYPES["i"])
-    if not set(map(type, level)) <= allowed:
+    if len(level) > PIECE:
+        spec.check_shape(shape)
+    pieces = [slice(start, start + PIECE) for start in range(0, len(level), PIECE)]
+    if not all(set(map(type, level[piece])) <= allowed for piece in pieces):
         number, wrong = next((n, item) for n, item in enumerate(level) if type(item) not in allowed)
         if type(wrong) is list:
             text = f"Encountered list at unexpected level: {len(shape)} expected < {len(shape)}"
@@ -88,8 +98,11 @@ def to_array(value: Any, spec: TensorSpec, rows: bool = False) -> Array:
                 text = f"JSON Value: {shown(extreme)} Type: Number is not of expected type: {spec.dtype_name}"
                 raise _at(level.index(extreme), shape, rows, text)
     try:
+        array = np.empty(len(level), spec.dtype)
         with np.errstate(over="ignore"):
-            return np.array(level, spec.dtype).reshape(shape)
+            for piece in pieces:
+                array[piece] = level[piece]
+        return array.reshape(shape)
     except (OverflowError, ValueError) as error:  # an integer too large for any float; more than 64 levels
         raise invalid(f"input {spec.name!r}: {error}; expected {spec.expected}") from None
 
@@ -137,13 +150,23 @@ def decode_base64(text: str) -> bytes | None:
         return None
 
 
+def check_rows(count: int) -> None:
+    """Raises RequestError for more than `MOST_ROWS`; called before anything is done for each of them."""
+    if count > MOST_ROWS:
+        raise invalid(f"a request of {count} rows; expected at most {MOST_ROWS}")
+
+
 def shown(value: Any) -> str:
     """A value as messages repeat it."""
+    text = ""
     try:
-        text = json.dumps(value, ensure_ascii=False)
+        for piece in json.JSONEncoder(ensure_ascii=False).iterencode(value):  # which may be the whole body
+            text += piece[: SHOWN + 1]
+            if len(text) > SHOWN:
+                return f"{text[:SHOWN]}…"
     except (RecursionError, ValueError):
-        text = "…"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+        return "…"
+    return text
 
 
 def json_type(value: Any) -> str:
