@@ -18,11 +18,12 @@ LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 def read_legacy(data: mmap.mmap) -> Any:
     """Pickles of magic number, protocol, system, object, storage keys; then for each storage its count and content.
 
-    A plain pickle of named arrays, as Detectron2 publishes them, is the object itself and may fill the whole file.
+    A plain pickle of named arrays, as Detectron2 publishes them, or of a list that holds such, is the object itself and
+    may fill the whole file.
     """
     data.seek(0)
     magic, protocol = load(data, _no_storage), None  # type: ignore[arg-type]  # a mapped file reads as any other
-    if isinstance(magic, dict) and magic:
+    if isinstance(magic, (dict, list, tuple)) and magic:
         return magic
     file = io.BytesIO(data[:MAX_PICKLE])
     file.seek(data.tell())

@@ -141,6 +141,8 @@ def hashable(key: Any, leaves: int = MAX_KEY) -> Any:
             waiting += part
         elif isinstance(part, (np.generic, np.dtype)):
             continue
+        elif type(part) is np.ndarray and part is key:
+            return Placeholder("torch.Tensor")  # an optimizer's state, by parameter
         elif type(part) not in (str, bytes, int, float, bool, type(None), Placeholder):
             raise FormatError(f"an object of type {type(part).__name__} as a key")
         elif type(part) is int and part.bit_length() > 64:
