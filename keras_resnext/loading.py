@@ -12,13 +12,13 @@ from .model import ResNeXt, create
 from .network.architectures import ARCHITECTURES
 from .network.checks import describe_unknown
 from .network.layer_cfg import read_norm_cfg
-from .pytorch.folder import is_hub_folder
+from .pytorch.folder import PYTORCH_SUFFIXES, is_checkpoint_folder
 from .weights.assign import Source, assign, read_entries
 from .weights.infer import infer_structure
 from .weights.keras_files import KERAS_SUFFIXES, read_keras_weights
 from .weights.names import shortcut_indices
 from .weights.published import find_by_file_name, find_published, list_pretrained
-from .weights.sources import PYTORCH_SUFFIXES, mark_as_published
+from .weights.sources import mark_as_published
 
 BEST = "best.keras"  # in the folder of a training run
 
@@ -36,8 +36,8 @@ def load_model(
 
     Args:
         name: an architecture (random weights), a published checkpoint, a file (.keras, .weights.h5 or a PyTorch
-            checkpoint), a folder as Hugging Face's hub has them, or that of a training run, of which the best model is
-            taken.
+            checkpoint), a folder of one checkpoint, as Hugging Face's hub has them, or that of a training run, of
+            which the best model is taken.
         ema, bgr, prefix: as in `from_pytorch`, for PyTorch checkpoints alone.
         options: of `ResNeXt`, where the model is built; a .keras file holds its own.
 
@@ -49,14 +49,14 @@ def load_model(
     name = find_model_file(name)
     text, path = os.fspath(name), Path(name)
     given = "ema=True" if ema else "bgr=True" if bgr else f"prefix={prefix!r}" if prefix is not None else ""
-    if given and not (path.name.lower().endswith(PYTORCH_SUFFIXES) or is_hub_folder(path)):
+    if given and not (path.name.lower().endswith(PYTORCH_SUFFIXES) or is_checkpoint_folder(path)):
         raise ValueError(f"{given} is for PyTorch checkpoints; MODEL={text!r} is none")
     if problem := describe_unknown(options, tuple(inspect.signature(ResNeXt).parameters), "ResNeXt"):
         raise ValueError(problem)
     if text in ARCHITECTURES:
         print(f"keras-resnext: {text} has random weights; `keras-resnext list` names trained ones", file=sys.stderr)
         return create(text, **options)
-    if is_hub_folder(path):
+    if is_checkpoint_folder(path):
         return from_pytorch(path, ema=ema, bgr=bgr, prefix=prefix, **options)
     known = (*KERAS_SUFFIXES, *PYTORCH_SUFFIXES)
     if not path.name.lower().endswith(known):

@@ -14,7 +14,7 @@ from .unpickler import Global, Machine, Placeholder, Table, assign, hashable, ru
 
 HINT = (
     "only tensors and plain containers are read; of a whole model save model.state_dict(): "
-    "torch.save(model.state_dict(), …)"
+    "torch.save(model.state_dict(), …); of a dictionary of another class save dict(…)"
 )
 
 

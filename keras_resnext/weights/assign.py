@@ -10,10 +10,10 @@ import numpy as np
 
 from ..network.layers import CeilAveragePooling2D
 from ..network.structure import Structure
-from ..pytorch.checkpoint import read_checkpoint, write_checkpoint
-from ..pytorch.folder import read_folder
+from ..pytorch.checkpoint import write_checkpoint
+from ..pytorch.folder import read_weights
 from .adapt import Entries, Shape, adapt, swap_red_and_blue
-from .find_network import Network, find_network
+from .find_network import WAYS_OUT, Network, find_network
 from .infer import infer_built, infer_from_names, infer_norm, shown_by_weights
 from .layouts import layout_names
 from .names import PART, canonical_names, module_name, shortcut_indices
@@ -123,10 +123,11 @@ def read_entries(
     """
     network = read_network(source, ema=ema, prefix=prefix)
     if network.head_problem and not headless:
-        raise ValueError(network.head_problem)
+        raise ValueError(f"{network.head_problem}. {WAYS_OUT}")
     for note in network.notes:
         warnings.warn(note, stacklevel=3)
-    told = [f"left out: {left_out}"] if (left_out := network.describe_left_out()) else []
+    told = [network.head_problem] if network.head_problem else []
+    told += [f"left out: {left_out}"] if (left_out := network.describe_left_out()) else []
     if "fc.weight" not in network.weights and not headless:
         told.append("the checkpoint holds a backbone without a head")
     if told:
@@ -145,7 +146,7 @@ def read_network(source: Source, *, ema: bool = False, prefix: str | None = None
         raise ValueError(f"source must be a path or {{name: array}}; got {type(source).__name__}")
     if isinstance(source, Mapping):
         return find_network(source, ema, prefix)
-    return find_network((read_folder if os.path.isdir(source) else read_checkpoint)(source).data, ema, prefix)
+    return find_network(read_weights(source).data, ema, prefix)
 
 
 def _as_numpy(value: Array) -> np.ndarray:

@@ -16,6 +16,7 @@ from .states import Array, Keys, State, count_numbers, find_states, join_states
 
 WEIGHT_KEYS = ("state_dict", "model", "model_state_dict")  # the usual places, in the order of preference
 SHOWN = 8
+WAYS_OUT = "Load the network without its head, include_top=False, or with a new one that must be trained, classes=…"
 
 _AVERAGE = re.compile(r"(^|[._])(ema|swa|shadow|averaged?|avg|polyak)([._]|$)")
 _TRAINING = re.compile(r"optim|sched|scaler|history|hyper_parameters|loops", re.IGNORECASE)
@@ -77,8 +78,10 @@ def find_network(data: Any, ema: bool = False, prefix: str | None = None) -> Net
     """
     states = find_states(data)
     candidates = _usable(states)
-    if not candidates and (candidates := _usable(joined := {(): join_states(states)})):
-        states = joined  # dictionaries in dictionaries, down to each layer
+    if not candidates:  # dictionaries in dictionaries, down to each layer
+        joined: dict[Keys, State] = {(): join_states(states)}
+        candidates = _usable(joined)
+        states = joined if candidates else states
     if prefix is not None:
         candidates = _at(candidates, prefix)
     notes: list[str] = []
@@ -239,12 +242,7 @@ def _group(name: str, prefix: str) -> str:
 
 
 def _problem(head: Head) -> str:
-    return (
-        f"the head of the checkpoint cannot be read: {head.problem}. Load the network without it, include_top=False, "
-        "or with a new head that must be trained, classes=…"
-        if head.problem
-        else ""
-    )
+    return f"the head of the checkpoint cannot be read: {head.problem}" if head.problem else ""
 
 
 def _short(text: str) -> str:

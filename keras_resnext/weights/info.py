@@ -13,9 +13,9 @@ from ..network.architectures import identify
 from ..network.costs import StageCost, count_costs
 from ..network.layer_cfg import Norm
 from ..network.structure import USUAL_SIZES, Structure
-from ..pytorch.checkpoint import read_checkpoint
+from ..pytorch.folder import list_weights_files, read_weights
 from .download import sha256
-from .find_network import find_network
+from .find_network import WAYS_OUT, find_network
 from .infer import expected_names, infer_built, infer_from_names, infer_norm
 from .keras_files import KERAS_SUFFIXES, read_config, read_keras_weights
 from .layouts import detect_layout
@@ -33,10 +33,10 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class FileInfo:
-    """One file of weights.
+    """One file of weights, or a folder of one or of its shards.
 
     Attributes:
-        path, size, sha256: the file, its bytes and their hash in hex.
+        path, size, sha256: the file or folder, its bytes and their hash in hex; of shards one after the other.
         format: a value of `FORMATS`.
         wrapper: the key under which the weights are, "" for none.
         prefix: what stands before the network's names, "" for nothing.
@@ -81,7 +81,7 @@ def describe_file(
     """Reads off a file what it is.
 
     Args:
-        path: a PyTorch checkpoint, .keras or .weights.h5.
+        path: a PyTorch checkpoint or a folder of one, .keras or .weights.h5.
         image_size: height and width in pixels to count operations at; default as a .keras file fixes it, else the
             architecture's.
         prefix: as in `from_pytorch`.
@@ -91,15 +91,13 @@ def describe_file(
         ValueError: a file that is none of these, or that is damaged.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"file={str(path)!r} is a folder; it must be a checkpoint file")
     if not path.exists():
         raise FileNotFoundError(f"file={str(path)!r}: there is no such file")
     suffix = next((suffix for suffix in KERAS_SUFFIXES if path.name.endswith(suffix)), "")
     if suffix:
         form, averaged, network = suffix, False, find_network(read_keras_weights(path))
     else:
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_weights(path)
         form, network = checkpoint.format, find_network(checkpoint.data, prefix=prefix)
         averaged = _has_average(checkpoint.data)
     state = network.weights
@@ -119,15 +117,17 @@ def describe_file(
         )
         with suppress(KeyError, TypeError, IndexError):  # a ResNeXt's weights inside another model
             structure = infer_built(structure, layers) if layers else structure
-        problem = "; ".join(filter(None, (problem, network.head_problem)))
-    digest = sha256(path)
+        head_problem = f"{network.head_problem}. {WAYS_OUT}" if network.head_problem else ""
+        problem = "; ".join(filter(None, (problem, head_problem)))
+    files = list_weights_files(path)
+    digest = sha256(*files)
     usual = structure.usual_size if structure else USUAL_SIZES["imagenet"]
     size = (image_size, image_size) if image_size else _fixed_size(layers) or (usual, usual)
     statistics = (".running_mean", ".running_var")
     kinds = [array.dtype.name for array in state.values()]
     return FileInfo(
         path=path,
-        size=path.stat().st_size,
+        size=sum(file.stat().st_size for file in files),
         sha256=digest,
         format=FORMATS[form],
         wrapper=network.wrapper,
