@@ -14,6 +14,7 @@ from .network.checks import describe_unknown
 from .network.layer_cfg import read_norm_cfg
 from .pytorch.folder import PYTORCH_SUFFIXES, is_checkpoint_folder
 from .weights.assign import Source, assign, read_entries
+from .weights.fit import blaming_the_checkpoint, check_structure
 from .weights.infer import infer_structure
 from .weights.keras_files import KERAS_SUFFIXES, read_keras_weights
 from .weights.names import shortcut_indices
@@ -130,7 +131,8 @@ def from_pytorch(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no readable checkpoint, no ResNeXt, or options that do not fit the weights.
+        CheckpointError: no readable checkpoint, or no ResNeXt in it. It is a ValueError.
+        ValueError: options that do not fit the weights.
     """
     headless = options.get("include_top") is False or any(
         options.get(name) is not None for name in ("classes", "pooling", "out_indices")
@@ -139,7 +141,9 @@ def from_pytorch(
     shapes = {name: tuple(array.shape) for name, (_, array) in entries.items()}
     avg_down = 1 in shortcut_indices(original for original, _ in entries.values()).values()
     norm = read_norm_cfg(options["norm_cfg"]) if "norm_cfg" in options else None
-    structure = infer_structure(shapes, avg_down, norm)
+    with blaming_the_checkpoint():
+        structure = infer_structure(shapes, avg_down, norm)
+    check_structure(structure, entries, head=not headless)
     inferred = structure.options()
     for per_stage in ("blocks", "strides", "dilations"):  # the caller may want the first stages alone
         inferred[per_stage] = inferred[per_stage][: options.get("num_stages")]

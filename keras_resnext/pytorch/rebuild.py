@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from .file_part import FilePart
 from .storage import DTYPES, MAX_DIMENSIONS, FormatError, frozen
 from .unpickler import MAX_WORK, Global, Machine, Placeholder, Table, assign, hashable, run
 
@@ -18,7 +19,9 @@ HINT = (
 )
 
 
-def load(file: IO[bytes], persistent_load: Callable[[tuple[Any, ...]], np.ndarray], limit: int = MAX_WORK) -> Any:
+def load(
+    file: IO[bytes] | FilePart, persistent_load: Callable[[tuple[Any, ...]], np.ndarray], limit: int = MAX_WORK
+) -> Any:
     """`unpickler.run` with the names that torch.save writes; an object of any other class is no result."""
     result = run(file, Table(NAMES, BUILDERS), persistent_load, limit)
     if type(result) is Placeholder:

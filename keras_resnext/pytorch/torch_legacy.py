@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .file_part import FilePart
 from .rebuild import load
 from .storage import FormatError, mapped_array, storage_id
 from .unpickler import MAX_WORK
@@ -21,8 +22,7 @@ def read_legacy(data: mmap.mmap) -> Any:
     A plain pickle of named arrays, as Detectron2 publishes them, or of a list that holds such, is the object itself and
     may fill the whole file.
     """
-    data.seek(0)
-    file: Any = data  # a mapped file reads as any other
+    file = FilePart(data, 0, len(data))
     magic, protocol = load(file, _no_storage), None
     if isinstance(magic, (dict, list, tuple)) and magic:
         return magic

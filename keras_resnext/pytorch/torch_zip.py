@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .file_part import FilePart
 from .rebuild import HINT, load
 from .storage import FormatError, mapped_array, storage_id
-from .unpickler import MAX_PICKLE
 
 MAX_ENTRIES = 100_000  # torch writes one for each tensor
 DESCRIPTOR = 1 << 3  # the flag of sizes and CRC-32 behind the content, and not in front
@@ -145,11 +145,4 @@ def read_zip(data: mmap.mmap) -> Any:
         return mapped_array(data, dtype, count, entry.start)
 
     entry = content("data.pkl")
-    if entry.size > MAX_PICKLE:
-        raise FormatError(f"data.pkl has {entry.size} bytes, and at most {MAX_PICKLE} are read")
-    data.seek(entry.start)
-    file: Any = data  # a mapped file reads as any other
-    result = load(file, storage)
-    if data.tell() > entry.start + entry.size:
-        raise FormatError("data.pkl ends behind its entry")
-    return result
+    return load(FilePart(data, entry.start, entry.start + entry.size), storage)

@@ -18,10 +18,10 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from .file_part import FilePart
 from .storage import FormatError
 
-MAX_PICKLE = 1 << 25  # bytes; that of a ResNeXt-152 with its optimizer takes about 1 MB
-MAX_WORK = 400_000  # opcodes, copied and compared elements; the same checkpoint takes about 100,000
+MAX_WORK = 400_000  # opcodes, copied and compared elements; a ResNeXt-152 with its optimizer takes about 100,000
 BYTES_PER_WORK = 16  # copied for one unit of work
 MAX_MARKS = 1000  # containers open at once
 MAX_INT_BITS = 1024
@@ -110,7 +110,9 @@ class Machine:
         self.stack.append(self.memo[index])
 
 
-def run(file: IO[bytes], table: Table, persistent_load: Callable[[tuple[Any, ...]], Any], limit: int = MAX_WORK) -> Any:
+def run(
+    file: IO[bytes] | FilePart, table: Table, persistent_load: Callable[[tuple[Any, ...]], Any], limit: int = MAX_WORK
+) -> Any:
     """Build the object of the pickle at `file`'s position, and leave the position behind it.
 
     `persistent_load` turns a persistent id into the one-dimensional array of that storage. Raises `FormatError`, and
@@ -118,7 +120,8 @@ def run(file: IO[bytes], table: Table, persistent_load: Callable[[tuple[Any, ...
     """
     machine, where = Machine(table, persistent_load, limit), "the start"
     try:
-        for opcode, argument, position in pickletools.genops(file):
+        # genops reads lines and bytes, no more.
+        for opcode, argument, position in pickletools.genops(file):  # type: ignore[arg-type]
             where = f"{opcode.name} at byte {position}"
             if opcode.name == "STOP":
                 return machine.pop()

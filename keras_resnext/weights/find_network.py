@@ -1,5 +1,6 @@
 """Finds the network in what a checkpoint holds, by the shape of its names, and tells what stands beside it."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -250,13 +251,19 @@ def _short(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def _key(key: Any) -> str:
+    """A dictionary's key in a message; of a tuple only its type, for its parts may be long."""
+    return str(key)[:40] if isinstance(key, (str, int, float)) else type(key).__name__
+
+
 def _nothing(data: Any) -> str:
     if isinstance(data, Mapping):
-        objects = [f"{k!s:.40} ({v.name})" for k, v in data.items() if isinstance(v, Placeholder)][:4]
+        objects = [f"{_key(k)} ({v.name})" for k, v in data.items() if isinstance(v, Placeholder)][:4]
         if objects:
             return (
                 f"no state_dict in the checkpoint: it holds pickled objects, {', '.join(objects)}, and none is built; "
                 "where the model exists, torch.save(model.state_dict(), …) writes what can be read"
             )
-    found = f"a dict with {sorted(str(k)[:40] for k in data)[:8]}" if isinstance(data, Mapping) else type(data).__name__
+    keys = itertools.islice(data, SHOWN) if isinstance(data, Mapping) else ()
+    found = f"a dict with {sorted(map(_key, keys))}" if isinstance(data, Mapping) else type(data).__name__
     return f"no state_dict in the checkpoint: expected weights, or a dictionary of them under any key; found {found}"

@@ -64,6 +64,8 @@ def find_head(beside: Mapping[str, Any], prefix: str, features: int) -> Head:
         return Head(problem=f"{len(heads)} linear layers stand on the same features, {', '.join(heads[:4])}")
     if not heads:
         return Head()
+    if len(beside[f"{heads[0]}.weight"].shape) != 2:
+        return Head(heads[0])
     classes = beside[f"{heads[0]}.weight"].shape[0]
     norms = [
         name

@@ -43,11 +43,11 @@ def find_states(data: Any) -> dict[Keys, State]:
                         f"the checkpoint names more than {MAX_ENTRIES} arrays and containers, or one of them with more "
                         f"than {MAX_NAME} characters; no ResNeXt does"
                     )
-                if hasattr(item, "shape") or isinstance(item, Placeholder):
+                if is_array(item) or isinstance(item, Placeholder):
                     state[key] = item
                 else:
                     nested.append(((*keys, key), item))
-            if any(hasattr(item, "shape") for item in state.values()):
+            if any(map(is_array, state.values())):
                 states[keys] = state
         waiting = nested if nested and len(nested[0][0]) < MAX_DEPTH else []
     return states
@@ -64,7 +64,12 @@ def join_states(states: Mapping[Keys, State], keys: Keys = ()) -> State:
 
 
 def count_numbers(state: Mapping[str, Array]) -> int:
-    return sum(math.prod(array.shape) for array in state.values() if hasattr(array, "shape"))
+    return sum(math.prod(array.shape) for array in state.values() if is_array(array))
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is an array of any library; a dtype, which files may hold too, has a shape as well."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def _items(value: Any) -> Iterator[tuple[str, Any]]:
@@ -80,13 +85,13 @@ def _items(value: Any) -> Iterator[tuple[str, Any]]:
     else:
         return
     for key, item in pairs:
-        if hasattr(item, "shape") or isinstance(item, (Placeholder, Namespace, Mapping, list, tuple)):
+        if is_array(item) or isinstance(item, (Placeholder, Namespace, Mapping, list, tuple)):
             yield key, item
 
 
 def _are_pairs(value: list[Any] | tuple[Any, ...]) -> bool:
     """Whether these are the items of a state_dict: [("conv1.weight", array), …]."""
     return bool(value) and all(
-        isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and hasattr(item[1], "shape")
+        isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and is_array(item[1])
         for item in itertools.islice(value, MAX_CONTAINERS)
     )

@@ -18,7 +18,6 @@ from keras_resnext.pytorch.checkpoint import read_checkpoint
 from keras_resnext.pytorch.rebuild import Namespace, load
 from keras_resnext.pytorch.storage import DTYPES as ROWS
 from keras_resnext.pytorch.storage import FormatError, storage_id
-from keras_resnext.pytorch.unpickler import MAX_PICKLE
 from tests.pytorch.making import (
     DTYPES,
     FORMATS,
@@ -134,7 +133,7 @@ def test_reading_maps_the_file(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert array.nbytes == 30 << 20
-        assert peak < (2 << 20 if form == "zip" else MAX_PICKLE + (2 << 20))
+        assert peak < 2 << 20
 
 
 @pytest.mark.parametrize("form", FORMATS)
