@@ -19,7 +19,7 @@ from .file_part import FilePart
 from .rebuild import HINT, load
 from .storage import FormatError, mapped_array, storage_id
 
-MAX_ENTRIES = 100_000  # torch writes one for each tensor
+MAX_ENTRIES = 50_000  # torch writes one for each tensor
 DESCRIPTOR = 1 << 3  # the flag of sizes and CRC-32 behind the content, and not in front
 FLAGS = DESCRIPTOR | 1 << 11 | 0b110  # names in UTF-8, and what compression was told; not encryption or patches
 

@@ -14,20 +14,18 @@ import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .file_part import FilePart
 from .storage import FormatError
 
-MAX_WORK = 400_000  # opcodes, copied and compared elements; a ResNeXt-152 with its optimizer takes about 100,000
+MAX_WORK = 300_000  # opcodes, copied and compared elements; a ResNeXt-152 with its optimizer takes about 100,000
 BYTES_PER_WORK = 16  # copied for one unit of work
 MAX_MARKS = 1000  # containers open at once
 MAX_INT_BITS = 1024
 MAX_KEY = 64  # parts of a tuple that is a key
 MAX_NAME = 200  # characters of a class's name
-MAX_IDENTITY = 6  # parts of a persistent id
 
 
 @dataclass(frozen=True)
@@ -110,18 +108,16 @@ class Machine:
         self.stack.append(self.memo[index])
 
 
-def run(
-    file: IO[bytes] | FilePart, table: Table, persistent_load: Callable[[tuple[Any, ...]], Any], limit: int = MAX_WORK
-) -> Any:
+def run(file: Any, table: Table, persistent_load: Callable[[tuple[Any, ...]], Any], limit: int = MAX_WORK) -> Any:
     """Build the object of the pickle at `file`'s position, and leave the position behind it.
 
+    `file` has read, readline and tell, such as a `FilePart`.
     `persistent_load` turns a persistent id into the one-dimensional array of that storage. Raises `FormatError`, and
     nothing else, whatever the bytes are.
     """
     machine, where = Machine(table, persistent_load, limit), "the start"
     try:
-        # genops reads lines and bytes, no more.
-        for opcode, argument, position in pickletools.genops(file):  # type: ignore[arg-type]
+        for opcode, argument, position in pickletools.genops(file):
             where = f"{opcode.name} at byte {position}"
             if opcode.name == "STOP":
                 return machine.pop()
@@ -136,6 +132,9 @@ def run(
         raise FormatError(f"pickle, after {where}: {type(error).__name__}: {str(error)[:200]}") from error
 
 
+_KEYS = (str, bytes, int, float, bool, type(None), Placeholder)
+
+
 def hashable(machine: Machine, key: Any, leaves: int = MAX_KEY) -> Any:
     """The key of a dictionary or element of a set, if hashing it is cheap whatever the file says."""
     waiting = [key]
@@ -145,11 +144,9 @@ def hashable(machine: Machine, key: Any, leaves: int = MAX_KEY) -> Any:
         machine.charge(1)
         if type(part) is tuple and len(part) <= leaves:
             waiting += part
-        elif isinstance(part, (np.generic, np.dtype)):
-            continue
         elif type(part) is np.ndarray and part is key:
             return Placeholder("torch.Tensor")  # an optimizer's state, by parameter
-        elif type(part) not in (str, bytes, int, float, bool, type(None), Placeholder):
+        elif type(part) not in _KEYS and not isinstance(part, (np.generic, np.dtype)):
             raise FormatError(f"an object of type {type(part).__name__} as a key")
         elif type(part) is int and part.bit_length() > 64:
             raise FormatError("an integer beyond 64 bits as a key")
@@ -224,17 +221,14 @@ def _call(machine: Machine, _: Any) -> None:
     args, function = machine.pop(), machine.pop()
     if type(function) is Placeholder:
         # copyreg's functions make an object of the class that is their first argument.
-        inner = (
-            args[0] if function.name.startswith(("copyreg.", "copy_reg.")) and type(args) is tuple and args else None
-        )
+        makes = function.name.startswith(("copyreg.", "copy_reg."))
+        inner = args[0] if makes and type(args) is tuple and args else None
         machine.stack.append(Placeholder(inner.name if type(inner) is Placeholder else function.name))
         return
     if type(function) is not Global:
         raise FormatError(f"calls an object of type {type(function).__name__}")
-    if function.call is None:
-        raise FormatError(f"calls {function.name}")
-    if type(args) is not tuple:
-        raise FormatError(f"calls {function.name} with something other than a tuple")
+    if function.call is None or type(args) is not tuple:
+        raise FormatError(f"calls {function.name}{' with something other than a tuple' * (function.call is not None)}")
     machine.stack.append(function.call(machine, args))
 
 
@@ -260,8 +254,7 @@ def _persistent(machine: Machine, _: Any) -> None:
     # A class of a module with its source, or a storage of a type that no weight has, such as complex numbers.
     if type(identity) is tuple and len(identity) >= 4 and type(identity[1]) is Placeholder:
         return machine.stack.append(identity[1])
-    is_storage = type(identity) is tuple and 5 <= len(identity) <= MAX_IDENTITY
-    if not is_storage or type(identity[0]) is not str or identity[0] != "storage":
+    if type(identity) is not tuple or not 5 <= len(identity) <= 6 or identity[:1] != ("storage",):
         raise FormatError("a persistent id that is no storage")
     return machine.stack.append(machine.persistent_load(identity))
 
