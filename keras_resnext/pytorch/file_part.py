@@ -6,7 +6,7 @@ import mmap
 
 from .storage import FormatError
 
-MAX_LINE = 1000  # bytes of a name in text
+MAX_LINE = 1 << 13  # bytes of names in text
 MAX_WIDE = 1 << 24  # bytes of texts beyond Latin-1, which Python holds in up to four times their size
 SHORT = 64
 _TEXT = (b"X", b"\x8d")  # the opcodes of long texts
