@@ -12,6 +12,7 @@ from .model import ResNeXt, create
 from .network.architectures import ARCHITECTURES
 from .network.checks import describe_unknown
 from .network.layer_cfg import read_norm_cfg
+from .pytorch.checkpoint import CheckpointError
 from .pytorch.folder import PYTORCH_SUFFIXES, is_checkpoint_folder
 from .weights.assign import Source, assign, read_entries
 from .weights.fit import blaming_the_checkpoint, check_structure
@@ -75,6 +76,8 @@ def load_model(
         return from_pretrained(row.name, **options)
     if path.is_dir():
         raise ValueError(f"MODEL={text!r} is a folder, not a file")
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"MODEL={text!r}: not a regular file")
     if not path.is_file():
         raise FileNotFoundError(f"MODEL={text!r}: there is no such file")
     if path.suffix == ".keras":

@@ -136,6 +136,13 @@ def test_reading_maps_the_file(tmp_path: Path) -> None:
         assert peak < 2 << 20
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_arrays_of_numpy_of_any_size(tmp_path: Path, protocol: int) -> None:
+    array = np.arange(5 << 20, dtype=np.int64)  # 40 MB inside data.pkl
+    read = read_checkpoint(save(tmp_path / "x.pth", {"a": array}, "zip", pickle_protocol=protocol)).data["a"]
+    assert np.array_equal(read, array)
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_content_decides_and_not_the_suffix(tmp_path: Path, form: str) -> None:
     assert read_checkpoint(save(tmp_path / "x.safetensors", {"a": noise(2)}, form)).format == form

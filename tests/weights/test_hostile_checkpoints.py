@@ -93,7 +93,7 @@ def test_pipes_and_devices_are_not_opened(name, tmp_path):
     os.mkfifo(tmp_path / name)
     (tmp_path / f"zero.{name}").symlink_to("/dev/zero")
     for path in (tmp_path / name, tmp_path / f"zero.{name}"):
-        for read in (describe_file, from_pytorch):
+        for read in (describe_file, from_pytorch, loading.load_model):
             with pytest.raises(CheckpointError, match="not a regular file"):
                 read(path)
 
