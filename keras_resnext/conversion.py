@@ -12,6 +12,7 @@ from .files import placed_whole
 from .loading import load_model
 from .network.input_preprocessing import get_preprocessing
 from .preprocessing import Preprocessing
+from .pytorch.folder import PYTORCH_SUFFIXES
 from .pytorch.writer import SUFFIXES as WRITTEN_SUFFIXES
 from .verification import Agreement
 from .verification import verify as verify_weights
@@ -19,7 +20,7 @@ from .weights.assign import save_pytorch_weights, unshown_options
 from .weights.keras_files import KERAS_SUFFIXES, save_keras
 from .weights.layouts import LAYOUTS
 from .weights.published import find_published
-from .weights.sources import PYTORCH_SUFFIXES, fetch
+from .weights.sources import fetch
 
 TARGET_SUFFIXES = (*KERAS_SUFFIXES, *WRITTEN_SUFFIXES)
 

@@ -12,13 +12,15 @@ from .model import ResNeXt, create
 from .network.architectures import ARCHITECTURES
 from .network.checks import describe_unknown
 from .network.layer_cfg import read_norm_cfg
-from .pytorch.folder import is_hub_folder
+from .pytorch.checkpoint import CheckpointError
+from .pytorch.folder import PYTORCH_SUFFIXES, is_checkpoint_folder
 from .weights.assign import Source, assign, read_entries
+from .weights.fit import blaming_the_checkpoint, check_structure
 from .weights.infer import infer_structure
 from .weights.keras_files import KERAS_SUFFIXES, read_keras_weights
 from .weights.names import shortcut_indices
 from .weights.published import find_by_file_name, find_published, list_pretrained
-from .weights.sources import PYTORCH_SUFFIXES, mark_as_published
+from .weights.sources import mark_as_published
 
 BEST = "best.keras"  # in the folder of a training run
 
@@ -36,8 +38,8 @@ def load_model(
 
     Args:
         name: an architecture (random weights), a published checkpoint, a file (.keras, .weights.h5 or a PyTorch
-            checkpoint), a folder as Hugging Face's hub has them, or that of a training run, of which the best model is
-            taken.
+            checkpoint), a folder of one checkpoint, as Hugging Face's hub has them, or that of a training run, of
+            which the best model is taken.
         ema, bgr, prefix: as in `from_pytorch`, for PyTorch checkpoints alone.
         options: of `ResNeXt`, where the model is built; a .keras file holds its own.
 
@@ -49,14 +51,14 @@ def load_model(
     name = find_model_file(name)
     text, path = os.fspath(name), Path(name)
     given = "ema=True" if ema else "bgr=True" if bgr else f"prefix={prefix!r}" if prefix is not None else ""
-    if given and not (path.name.lower().endswith(PYTORCH_SUFFIXES) or is_hub_folder(path)):
+    if given and not (path.name.lower().endswith(PYTORCH_SUFFIXES) or is_checkpoint_folder(path)):
         raise ValueError(f"{given} is for PyTorch checkpoints; MODEL={text!r} is none")
     if problem := describe_unknown(options, tuple(inspect.signature(ResNeXt).parameters), "ResNeXt"):
         raise ValueError(problem)
     if text in ARCHITECTURES:
         print(f"keras-resnext: {text} has random weights; `keras-resnext list` names trained ones", file=sys.stderr)
         return create(text, **options)
-    if is_hub_folder(path):
+    if is_checkpoint_folder(path):
         return from_pytorch(path, ema=ema, bgr=bgr, prefix=prefix, **options)
     known = (*KERAS_SUFFIXES, *PYTORCH_SUFFIXES)
     if not path.name.lower().endswith(known):
@@ -74,6 +76,8 @@ def load_model(
         return from_pretrained(row.name, **options)
     if path.is_dir():
         raise ValueError(f"MODEL={text!r} is a folder, not a file")
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"MODEL={text!r}: not a regular file")
     if not path.is_file():
         raise FileNotFoundError(f"MODEL={text!r}: there is no such file")
     if path.suffix == ".keras":
@@ -130,7 +134,8 @@ def from_pytorch(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no readable checkpoint, no ResNeXt, or options that do not fit the weights.
+        CheckpointError: no readable checkpoint, or no ResNeXt in it. It is a ValueError.
+        ValueError: options that do not fit the weights.
     """
     headless = options.get("include_top") is False or any(
         options.get(name) is not None for name in ("classes", "pooling", "out_indices")
@@ -139,7 +144,9 @@ def from_pytorch(
     shapes = {name: tuple(array.shape) for name, (_, array) in entries.items()}
     avg_down = 1 in shortcut_indices(original for original, _ in entries.values()).values()
     norm = read_norm_cfg(options["norm_cfg"]) if "norm_cfg" in options else None
-    structure = infer_structure(shapes, avg_down, norm)
+    with blaming_the_checkpoint():
+        structure = infer_structure(shapes, avg_down, norm)
+    check_structure(structure, entries, head=not headless)
     inferred = structure.options()
     for per_stage in ("blocks", "strides", "dilations"):  # the caller may want the first stages alone
         inferred[per_stage] = inferred[per_stage][: options.get("num_stages")]

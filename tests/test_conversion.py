@@ -199,8 +199,9 @@ def test_info_of_bad_files(tmp_path):
             describe_file(tmp_path / name)
         with pytest.raises(FileNotFoundError, match=f"none.{name}"):
             describe_file(tmp_path / f"none.{name}")
-    with pytest.raises(ValueError, match="is a folder"):
-        describe_file(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="a folder without weights"):
+        describe_file(tmp_path / "empty")
 
 
 def test_hostile_keras_files(tmp_path):

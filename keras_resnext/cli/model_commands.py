@@ -47,7 +47,8 @@ class InfoOptions:
     """At which size `info` counts."""
 
     image_size: int | None = field(
-        default=None, metadata={"min": 1, "help": "Height and width in pixels to count operations at."}
+        default=None,
+        metadata={"min": 1, "max": 1_000_000, "help": "Height and width in pixels to count operations at."},
     )
     prefix: str | None = field(default=None, metadata={"help": "Which of several networks in the checkpoint."})
 

@@ -62,13 +62,13 @@ def read_folders(root: Path, expected: tuple[str, ...] | None) -> Listing:
 
 
 def find_images(folder: Path, skipped: Counter[str] | None = None) -> Iterable[str]:
-    """Paths of the images below a folder; links are followed, each folder is visited once.
+    """Paths of the images below a folder; links are followed, each folder is visited and each file given once.
 
     Args:
         folder: where to look.
         skipped: counts the suffixes of files that are not images.
     """
-    top, visited = os.path.realpath(folder), set[str]()
+    top, visited, given = os.path.realpath(folder), set[str](), set[tuple[int, int]]()
     for place, folders, names in os.walk(folder, onerror=_fail, followlinks=True):
         real = os.path.realpath(place)
         # A link up leads to other classes, and back here.
@@ -77,12 +77,24 @@ def find_images(folder: Path, skipped: Counter[str] | None = None) -> Iterable[s
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not _is_leftover(name))
-        for name in names:
+        for name in sorted(names):
             suffix = os.path.splitext(name)[1].lower()
             if suffix in image_suffixes() and not name.startswith("."):
-                yield os.path.join(place, name)
+                path = os.path.join(place, name)
+                if (file := _identify(path)) not in given:
+                    given.add(file)
+                    yield path
             elif skipped is not None and not name.startswith(".") and name.lower() not in _LEFTOVER_FILES:
                 skipped[suffix] += 1
+
+
+def _identify(path: str) -> tuple[int, int]:
+    """Equal for all links to one file; a link to nothing, which whoever reads it reports, is a file of its own."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        found = os.lstat(path)
+    return found.st_dev, found.st_ino
 
 
 def _fail(error: OSError) -> None:

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .checks import check_positive
+from .checks import check_positive, check_range
 from .structure import Block, Structure
+
+MAX_SIZE = 1_000_000  # pixels; what is counted stays a number that can be shown
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,14 @@ def count_costs(structure: Structure, image_size: int | tuple[int, int]) -> tupl
         The stem, each stage and, unless `include_top` is False, the head.
 
     Raises:
-        ValueError: a size that is not positive.
+        ValueError: a size below 1 or above a million.
 
     Source: arXiv 1611.05431, table 1.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     check_positive(**{"image_size[0]": height, "image_size[1]": width})
+    for axis, pixels in enumerate((height, width)):
+        check_range(f"image_size[{axis}]", pixels, 1, MAX_SIZE)
     size, channels = (height, width), structure.in_channels
     products: list[_Product] = []
     for filters, kernel, stride in structure.stem_convolutions:

@@ -1,4 +1,4 @@
-"""Reads a folder as Hugging Face's hub has them: one file of weights, or an index of several (shards)."""
+"""Reads a checkpoint from a file or from a folder: one file of weights, or an index of several (shards) as on hubs."""
 
 from __future__ import annotations
 
@@ -9,44 +9,62 @@ from typing import Any
 
 from .checkpoint import Checkpoint, CheckpointError, read_checkpoint
 
-FILES = ("model.safetensors", "pytorch_model.bin")  # in the order of preference, each alone or with an index
+PYTORCH_SUFFIXES = (".pth", ".pt", ".safetensors", ".tar", ".ckpt", ".bin", ".pkl")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in the order of preference, each alone or with an index
 MAX_INDEX = 1 << 24  # bytes
 MAX_SHARDS = 1000
+SHOWN = 4
 
 
-def is_hub_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether the folder holds weights under the hub's names."""
-    return _weights_file(Path(path)) is not None
+def is_checkpoint_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether the folder holds PyTorch weights."""
+    return os.path.isdir(path) and bool(_candidates(Path(path)))
 
 
-def read_folder(path: str | os.PathLike[str]) -> Checkpoint:
-    """All weights in the folder as one checkpoint.
+def list_weights_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The file itself; of a folder the one file that holds its weights, or all shards that an index names.
 
     Raises:
-        CheckpointError: no weights under the hub's names, or an index that does not fit the files it names.
+        CheckpointError: a folder without weights or with several checkpoints, or a broken index.
     """
-    folder = Path(path)
-    found = _weights_file(folder)
-    if found is None:
-        names = ", ".join(name for file in FILES for name in (file, f"{file}.index.json"))
-        raise CheckpointError(f"{path}: a folder without weights; expected one of {names}, or the path of a file in it")
-    if found.suffix != ".json":
-        return read_checkpoint(found)
+    if not os.path.isdir(path):
+        return [Path(path)]
+    found = _candidates(Path(path))
+    if not found:
+        names = ", ".join(name for file in HUB_FILES for name in (file, f"{file}.index.json"))
+        suffixes = ", ".join(PYTORCH_SUFFIXES)
+        raise CheckpointError(f"{path}: a folder without weights; expected one of {names}, or one file in {suffixes}")
+    if len(found) > 1:
+        shown = ", ".join(file.name for file in found[:SHOWN]) + (", …" if len(found) > SHOWN else "")
+        raise CheckpointError(f"{path}: a folder with {len(found)} checkpoints, {shown}; give the path of one")
+    return [found[0].with_name(name) for name in _shards(found[0])] if found[0].suffix == ".json" else found
+
+
+def read_weights(path: str | os.PathLike[str]) -> Checkpoint:
+    """The checkpoint in a file, or all weights in a folder as one.
+
+    Raises:
+        CheckpointError, OSError: as `list_weights_files` and `read_checkpoint`, or shards that do not fit together.
+    """
+    files = list_weights_files(path)
+    if len(files) == 1:
+        return read_checkpoint(files[0])
     weights: dict[str, Any] = {}
-    shards = _shards(found)
-    checkpoint = None
-    for name in shards:
-        checkpoint = read_checkpoint(folder / name)
+    for file in files:
+        checkpoint = read_checkpoint(file)
         if not isinstance(checkpoint.data, dict) or weights.keys() & checkpoint.data.keys():
-            raise CheckpointError(f"{folder / name}: it must hold named arrays that no other shard holds")
+            raise CheckpointError(f"{file}: it must hold named arrays that no other shard holds")
         weights |= checkpoint.data
-    assert checkpoint is not None
     return Checkpoint(checkpoint.format, weights)
 
 
-def _weights_file(folder: Path) -> Path | None:
-    names = (name for file in FILES for name in (file, f"{file}.index.json"))
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+def _candidates(folder: Path) -> list[Path]:
+    """The file, or the index, under the hubs' names; else every file that a suffix says to be a checkpoint."""
+    names = (name for file in HUB_FILES for name in (file, f"{file}.index.json"))
+    usual = next((folder / name for name in names if (folder / name).is_file()), None)
+    if usual is not None:
+        return [usual]
+    return sorted(file for file in folder.iterdir() if file.name.lower().endswith(PYTORCH_SUFFIXES) and file.is_file())
 
 
 def _shards(index: Path) -> list[str]:

@@ -9,21 +9,27 @@ from typing import IO, Any
 
 import numpy as np
 
+from .file_part import FilePart
 from .storage import DTYPES, MAX_DIMENSIONS, FormatError, frozen
-from .unpickler import Global, Machine, Placeholder, Table, assign, hashable, run
+from .unpickler import MAX_WORK, Global, Machine, Placeholder, Table, assign, hashable, run
 
 HINT = (
     "only tensors and plain containers are read; of a whole model save model.state_dict(): "
-    "torch.save(model.state_dict(), …)"
+    "torch.save(model.state_dict(), …); of a dictionary of another class save dict(…)"
 )
 
 
-def load(file: IO[bytes], persistent_load: Callable[[tuple[Any, ...]], np.ndarray]) -> Any:
+def load(
+    file: IO[bytes] | FilePart, persistent_load: Callable[[tuple[Any, ...]], np.ndarray], limit: int = MAX_WORK
+) -> Any:
     """`unpickler.run` with the names that torch.save writes; an object of any other class is no result."""
-    result = run(file, Table(NAMES, BUILDERS), persistent_load)
+    result = run(file, Table(NAMES, BUILDERS), persistent_load, limit)
     if type(result) is Placeholder:
         raise FormatError(f"the file holds one object, which refers to {result.name}, and {HINT}")
     return result
+
+
+MAX_DEVICE = 64  # characters, of which a name such as "cuda:0" has few
 
 
 class Namespace:
@@ -61,6 +67,7 @@ def _rebuild_tensor(machine: Machine, args: tuple[Any, ...]) -> np.ndarray | Pla
     if not 4 <= len(args) <= 7:
         raise FormatError("a tensor takes 4 to 7 arguments")
     metadata = args[6] if len(args) > 6 else None
+    machine.charge(len(metadata) if type(metadata) is dict else 0)
     if metadata is not None and (type(metadata) is not dict or any(value is not False for value in metadata.values())):
         raise FormatError("a tensor with a conjugate or negative bit")
     return strided(*args[:4])
@@ -80,6 +87,7 @@ def _mapping(kind: Callable[[], dict[Any, Any]]) -> Callable[[Machine, tuple[Any
         result, source = kind(), args[0] if args else []
         if len(args) > 1 or not isinstance(source, (list, dict)):
             raise FormatError("a dictionary from something other than pairs")
+        machine.charge(len(source))
         assign(machine, result, list(source.items()) if isinstance(source, dict) else source)
         return result
 
@@ -92,7 +100,7 @@ def _collection(kind: type) -> Callable[[Machine, tuple[Any, ...]], Any]:
         if len(args) > 1 or type(items) not in (list, tuple, set, frozenset):
             raise FormatError(f"a {kind.__name__} from something other than a list")
         machine.charge(len(items))
-        return kind(items if kind in (list, tuple) else (hashable(item) for item in items))
+        return kind(items if kind in (list, tuple) else (hashable(machine, item) for item in items))
 
     return build
 
@@ -104,9 +112,9 @@ def _namespace(machine: Machine, args: tuple[Any, ...]) -> Namespace:
 
 
 def _device(machine: Machine, args: tuple[Any, ...]) -> str:
-    if not 1 <= len(args) <= 2 or any(type(part) not in (str, int) for part in args):
+    if not 1 <= len(args) <= 2 or any(type(part) not in (str, int) for part in args) or len(str(args[0])) > MAX_DEVICE:
         raise FormatError("a device takes a name and a number")
-    return ":".join(str(part) for part in args)
+    return ":".join(str(part)[:MAX_DEVICE] for part in args)
 
 
 def _bytes(machine: Machine, value: Any) -> bytes:
@@ -173,9 +181,9 @@ def _build_dict(machine: Machine, target: Any, state: Any) -> None:
 
 
 def _build_namespace(machine: Machine, target: Namespace, state: Any) -> None:
+    machine.charge(len(state) if type(state) is dict else 0)
     if type(state) is not dict or any(type(key) is not str for key in state):
         raise FormatError("a namespace's state must be a dictionary with names as keys")
-    machine.charge(len(state))
     target.attributes.update(state)
 
 

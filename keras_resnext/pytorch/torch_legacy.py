@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import io
 import mmap
 from typing import Any
 
 import numpy as np
 
+from .file_part import FilePart
 from .rebuild import load
 from .storage import FormatError, mapped_array, storage_id
-from .unpickler import MAX_PICKLE
+from .unpickler import MAX_WORK
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+LEGACY_WORK = MAX_WORK // 2  # for each of the three pickles that take long
 
 
 def read_legacy(data: mmap.mmap) -> Any:
     """Pickles of magic number, protocol, system, object, storage keys; then for each storage its count and content.
 
-    A plain pickle of named arrays, as Detectron2 publishes them, is the object itself and may fill the whole file.
+    A plain pickle of named arrays, as Detectron2 publishes them, or of a list that holds such, is the object itself and
+    may fill the whole file.
     """
-    data.seek(0)
-    magic, protocol = load(data, _no_storage), None  # type: ignore[arg-type]  # a mapped file reads as any other
-    if isinstance(magic, dict) and magic:
+    file = FilePart(data, 0, len(data))
+    magic, protocol = load(file, _no_storage), None
+    if isinstance(magic, (dict, list, tuple)) and magic:
         return magic
-    file = io.BytesIO(data[:MAX_PICKLE])
-    file.seek(data.tell())
     if type(magic) is int and magic == LEGACY_MAGIC:
-        protocol = load(file, _no_storage)
+        protocol = load(file, _no_storage, 100)
     if type(protocol) is not int or protocol != LEGACY_PROTOCOL:
         raise FormatError("a pickle, but not one of torch.save")
-    load(file, _no_storage)  # the system's type sizes; the content is little-endian on every system
+    load(file, _no_storage, 1000)  # the system's type sizes; the content is little-endian on every system
     sizes: dict[str, tuple[np.dtype[Any], int]] = {}
     places: dict[str, int] = {}
 
@@ -47,8 +47,8 @@ def read_legacy(data: mmap.mmap) -> Any:
     # Only the object says how wide each storage's elements are, and it stands before them: it is built twice, first
     # with the beginning of the file in place of every storage.
     beginning = file.tell()
-    load(file, survey)
-    keys = load(file, _no_storage)
+    load(file, survey, LEGACY_WORK)
+    keys = load(file, _no_storage, LEGACY_WORK)
     position = file.tell()
     if type(keys) is not list or any(type(key) is not str for key in keys) or sorted(keys) != sorted(sizes):
         raise FormatError("the list of storages does not fit the object")
@@ -61,7 +61,7 @@ def read_legacy(data: mmap.mmap) -> Any:
         places[key] = position + 8
         position += 8 + mapped_array(data, dtype, count, position + 8).nbytes
     file.seek(beginning)
-    return load(file, storage)
+    return load(file, storage, LEGACY_WORK)
 
 
 def _no_storage(identity: tuple[Any, ...]) -> np.ndarray:

@@ -5,25 +5,32 @@ The standard library's zipfile would copy every entry; here the directory alone 
 
 from __future__ import annotations
 
-import io
+import functools
+import itertools
 import mmap
 import struct
+import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .file_part import FilePart
 from .rebuild import HINT, load
 from .storage import FormatError, mapped_array, storage_id
-from .unpickler import MAX_PICKLE
 
-MAX_ENTRIES = 100_000  # torch writes one for each tensor
+MAX_ENTRIES = 50_000  # torch writes one for each tensor
+DESCRIPTOR = 1 << 3  # the flag of sizes and CRC-32 behind the content, and not in front
+FLAGS = DESCRIPTOR | 1 << 11 | 0b110  # names in UTF-8, and what compression was told; not encryption or patches
 
 
 class _Entry(NamedTuple):
+    place: int  # of the local header
     start: int  # of the content
+    packed: int  # bytes in the file
     size: int
-    plain: bool  # neither compressed nor encrypted
+    plain: bool  # not compressed
+    crc: int | None  # None where torch was told to compute none
 
 
 def _unpack(layout: str, data: mmap.mmap | bytes, position: int, what: str) -> tuple[Any, ...]:
@@ -47,23 +54,49 @@ def _directory(data: mmap.mmap) -> dict[str, _Entry]:
         raise FormatError(f"the zip archive's directory of {count} entries at byte {start} is out of bounds")
     entries: dict[str, _Entry] = {}
     for _ in range(count):
-        magic, flags, method, packed, size, names, extras, comments, offset = _unpack(
-            "<4s4xHH8xLLHHH8xL", data, start, "directory"
+        magic, flags, method, crc, packed, size, names, extras, comments, offset = _unpack(
+            "<4s4xHH4xLLLHHH8xL", data, start, "directory"
         )
         if magic != b"PK\x01\x02" or start + 46 + names + extras > end:
             raise FormatError("the zip archive's directory is damaged")
-        name = data[start + 46 : start + 46 + names].decode("utf-8", "surrogateescape")
-        extra = data[start + 46 + names : start + 46 + names + extras]
-        size, packed, offset = _zip64(extra, (size, packed, offset))
-        magic, local_names, local_extras = _unpack("<4s22xHH", data, offset, "entry")
-        content = offset + 30 + local_names + local_extras
-        if magic != b"PK\x03\x04" or content + packed > end or (method == 0 and packed != size):
-            raise FormatError(f"the zip archive's entry {name!r} is damaged or out of bounds")
+        raw = data[start + 46 : start + 46 + names]
+        name = raw.decode("utf-8", "surrogateescape")
         if name in entries:
             raise FormatError(f"the zip archive has two entries {name!r}")
-        entries[name] = _Entry(content, size, method == 0 and not flags & 1)
+        if flags & ~FLAGS:
+            raise FormatError(f"the zip archive's entry {name!r} is encrypted or of an unknown kind (flags {flags:#x})")
+        extra = data[start + 46 + names : start + 46 + names + extras]
+        size, packed, offset = _zip64(extra, (size, packed, offset))
+        content = _check_local(data, offset, raw, (flags, method, crc, packed, size))
+        if content + packed > end or (method == 0 and packed != size):
+            raise FormatError(f"the zip archive's entry {name!r} is damaged or out of bounds")
+        known = None if crc == 0 and flags & DESCRIPTOR else crc
+        entries[name] = _Entry(offset, content, packed, size, method == 0, known)
         start += 46 + names + extras + comments
+    for first, second in itertools.pairwise(sorted(entries.values())):
+        if first.start + first.packed > second.place:
+            raise FormatError("the zip archive's entries overlap")
     return entries
+
+
+def _check_local(data: mmap.mmap, offset: int, name: bytes, central: tuple[int, ...]) -> int:
+    """Where an entry's content begins; what its own header says must be what the directory says.
+
+    Args:
+        central: flags, method, CRC-32, packed size and size by the directory.
+    """
+    shown = name.decode("utf-8", "surrogateescape")
+    magic, *local, names, extras = _unpack("<4s2xHH4xLLLHH", data, offset, "entry")
+    start = offset + 30 + names
+    if magic != b"PK\x03\x04" or data[offset + 30 : start] != name:
+        raise FormatError(f"the zip archive's entry {shown!r} is damaged or out of bounds")
+    flags, method, crc, packed, size = local
+    if packed == 0xFFFFFFFF or size == 0xFFFFFFFF:
+        size, packed = _zip64(data[start : start + extras], (size, packed))
+    behind = flags & DESCRIPTOR and (crc, packed, size) == (0, 0, 0)
+    if (flags, method) != central[:2] or not (behind or (crc, packed, size) == central[2:]):
+        raise FormatError(f"the zip archive's directory and its entry {shown!r} contradict each other")
+    return start + extras
 
 
 def _zip64(extra: bytes, values: tuple[int, ...]) -> Iterator[int]:
@@ -81,7 +114,7 @@ def _zip64(extra: bytes, values: tuple[int, ...]) -> Iterator[int]:
 
 def read_zip(data: mmap.mmap) -> Any:
     """What `data.pkl` builds; its storages are views of the stored entries beside it."""
-    entries = _directory(data)
+    entries, whole = _directory(data), memoryview(data)
     if {"config.json", "metadata.json"} <= entries.keys():
         raise FormatError("not a checkpoint but a Keras model (.keras); load it with keras.saving.load_model")
     roots = [name[: -len("data.pkl")] for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
@@ -91,10 +124,13 @@ def read_zip(data: mmap.mmap) -> Any:
     if f"{root}constants.pkl" in entries or any(name.startswith(f"{root}code/") for name in entries):
         raise FormatError(f"a TorchScript archive (torch.jit.save); {HINT}")
 
+    @functools.cache
     def content(name: str) -> _Entry:
         entry = entries.get(root + name)
         if entry is None or not entry.plain:
             raise FormatError(f"the zip archive's entry {name!r} is {'compressed' if entry else 'missing'}")
+        if entry.crc is not None and zlib.crc32(whole[entry.start : entry.start + entry.size]) != entry.crc:
+            raise FormatError(f"the zip archive's entry {name!r} is damaged: its CRC-32 is not the one that was stored")
         return entry
 
     order = content("byteorder") if f"{root}byteorder" in entries else None
@@ -108,7 +144,5 @@ def read_zip(data: mmap.mmap) -> Any:
             raise FormatError(f"storage {key!r} has {entry.size} bytes and should have {count} elements of {dtype}")
         return mapped_array(data, dtype, count, entry.start)
 
-    start, size, _ = content("data.pkl")
-    if size > MAX_PICKLE:
-        raise FormatError(f"data.pkl has {size} bytes, and at most {MAX_PICKLE} are read")
-    return load(io.BytesIO(data[start : start + size]), storage)
+    entry = content("data.pkl")
+    return load(FilePart(data, entry.start, entry.start + entry.size), storage)

@@ -4,8 +4,8 @@
 This machine decodes the same opcodes (`pickletools.genops`, protocols 1 to 5) but looks every name up in a table of our
 own functions (`rebuild.py`). It imports nothing, sets no attribute and calls nothing that came out of the file:
 any other name becomes a `Placeholder`, and so does what the file makes of it.
-Work is bounded: an opcode, or an element that is copied, costs one unit of `MAX_WORK`, and nothing ever walks through a
-built object.
+Work is bounded: an opcode, and an element or a piece of text that is copied or looked at, costs one unit of
+`MAX_WORK`, and nothing ever walks through a built object.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .storage import FormatError
 
-MAX_PICKLE = 1 << 25  # bytes; that of a ResNeXt-152 with its optimizer takes about 1 MB
-MAX_WORK = 1_000_000  # opcodes and copied elements; the same checkpoint takes about 100,000
+MAX_WORK = 300_000  # opcodes, copied and compared elements; a ResNeXt-152 with its optimizer takes about 100,000
 BYTES_PER_WORK = 16  # copied for one unit of work
 MAX_MARKS = 1000  # containers open at once
 MAX_INT_BITS = 1024
@@ -57,8 +56,9 @@ class Table(NamedTuple):
 class Machine:
     """Stack, marks and memo of one run."""
 
-    def __init__(self, table: Table, persistent_load: Callable[[tuple[Any, ...]], Any]) -> None:
+    def __init__(self, table: Table, persistent_load: Callable[[tuple[Any, ...]], Any], limit: int) -> None:
         self.table = table
+        self.limit = limit
         self.persistent_load = persistent_load
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # the stacks below each open mark
@@ -74,8 +74,8 @@ class Machine:
 
     def charge(self, units: int) -> None:
         self.work += units
-        if self.work > MAX_WORK:
-            raise FormatError(f"takes more than {MAX_WORK} steps to build")
+        if self.work > self.limit:
+            raise FormatError(f"takes more than {self.limit} steps to build")
 
     def pop(self) -> Any:
         if not self.stack:
@@ -108,13 +108,14 @@ class Machine:
         self.stack.append(self.memo[index])
 
 
-def run(file: IO[bytes], table: Table, persistent_load: Callable[[tuple[Any, ...]], Any]) -> Any:
+def run(file: Any, table: Table, persistent_load: Callable[[tuple[Any, ...]], Any], limit: int = MAX_WORK) -> Any:
     """Build the object of the pickle at `file`'s position, and leave the position behind it.
 
+    `file` has read, readline and tell, such as a `FilePart`.
     `persistent_load` turns a persistent id into the one-dimensional array of that storage. Raises `FormatError`, and
     nothing else, whatever the bytes are.
     """
-    machine, where = Machine(table, persistent_load), "the start"
+    machine, where = Machine(table, persistent_load, limit), "the start"
     try:
         for opcode, argument, position in pickletools.genops(file):
             where = f"{opcode.name} at byte {position}"
@@ -122,7 +123,7 @@ def run(file: IO[bytes], table: Table, persistent_load: Callable[[tuple[Any, ...
                 return machine.pop()
             if opcode.name not in OPCODES:
                 raise FormatError(f"the opcode {opcode.name} has no place in a checkpoint")
-            machine.charge(1)
+            machine.charge(3 if opcode.name == "EMPTY_SET" else 1)  # a set takes 216 bytes
             OPCODES[opcode.name](machine, argument)
         raise FormatError("it ends without STOP")
     except FormatError as error:
@@ -131,17 +132,21 @@ def run(file: IO[bytes], table: Table, persistent_load: Callable[[tuple[Any, ...
         raise FormatError(f"pickle, after {where}: {type(error).__name__}: {str(error)[:200]}") from error
 
 
-def hashable(key: Any, leaves: int = MAX_KEY) -> Any:
+_KEYS = (str, bytes, int, float, bool, type(None), Placeholder)
+
+
+def hashable(machine: Machine, key: Any, leaves: int = MAX_KEY) -> Any:
     """The key of a dictionary or element of a set, if hashing it is cheap whatever the file says."""
     waiting = [key]
     while waiting:
         part = waiting.pop()
         leaves -= 1
+        machine.charge(1)
         if type(part) is tuple and len(part) <= leaves:
             waiting += part
-        elif isinstance(part, (np.generic, np.dtype)):
-            continue
-        elif type(part) not in (str, bytes, int, float, bool, type(None), Placeholder):
+        elif type(part) is np.ndarray and part is key:
+            return Placeholder("torch.Tensor")  # an optimizer's state, by parameter
+        elif type(part) not in _KEYS and not isinstance(part, (np.generic, np.dtype)):
             raise FormatError(f"an object of type {type(part).__name__} as a key")
         elif type(part) is int and part.bit_length() > 64:
             raise FormatError("an integer beyond 64 bits as a key")
@@ -153,11 +158,10 @@ def assign(machine: Machine, target: Any, pairs: list[Any]) -> None:
         return
     if type(target) not in (dict, OrderedDict):
         raise FormatError(f"sets items of an object of type {type(target).__name__}")
-    machine.charge(len(pairs))
     for pair in pairs:
         if type(pair) not in (list, tuple) or len(pair) != 2:
             raise FormatError("a dictionary entry that is no pair")
-        target[hashable(pair[0])] = pair[1]
+        target[hashable(machine, pair[0])] = pair[1]
 
 
 def _set_items(machine: Machine, _: Any) -> None:
@@ -185,7 +189,7 @@ def _add_items(machine: Machine, _: Any) -> None:
     if type(target) not in (set, Placeholder):
         raise FormatError(f"adds to an object of type {type(target).__name__}")
     if type(target) is set:
-        target.update(hashable(item) for item in items)
+        target.update(hashable(machine, item) for item in items)
 
 
 def _tuple(length: int) -> Callable[[Machine, Any], None]:
@@ -201,7 +205,8 @@ def _integer(machine: Machine, value: Any) -> None:
 def _global(machine: Machine, module: Any, name: Any) -> None:
     if type(module) is not str or type(name) is not str:
         raise FormatError("a name that is no text")
-    path = f"{'builtins' if module == '__builtin__' else module}.{name}"
+    # A long name is in no table, and one text may serve for any number of names.
+    path = f"{'builtins' if module == '__builtin__' else module[:MAX_NAME]}.{name[:MAX_NAME]}"
     shown = path if path.isprintable() and len(path) < MAX_NAME else repr(path[:MAX_NAME])
     machine.stack.append(machine.table.names[path] if path in machine.table.names else Placeholder(shown))
 
@@ -216,17 +221,14 @@ def _call(machine: Machine, _: Any) -> None:
     args, function = machine.pop(), machine.pop()
     if type(function) is Placeholder:
         # copyreg's functions make an object of the class that is their first argument.
-        inner = (
-            args[0] if function.name.startswith(("copyreg.", "copy_reg.")) and type(args) is tuple and args else None
-        )
+        makes = function.name.startswith(("copyreg.", "copy_reg."))
+        inner = args[0] if makes and type(args) is tuple and args else None
         machine.stack.append(Placeholder(inner.name if type(inner) is Placeholder else function.name))
         return
     if type(function) is not Global:
         raise FormatError(f"calls an object of type {type(function).__name__}")
-    if function.call is None:
-        raise FormatError(f"calls {function.name}")
-    if type(args) is not tuple:
-        raise FormatError(f"calls {function.name} with something other than a tuple")
+    if function.call is None or type(args) is not tuple:
+        raise FormatError(f"calls {function.name}{' with something other than a tuple' * (function.call is not None)}")
     machine.stack.append(function.call(machine, args))
 
 
@@ -252,7 +254,7 @@ def _persistent(machine: Machine, _: Any) -> None:
     # A class of a module with its source, or a storage of a type that no weight has, such as complex numbers.
     if type(identity) is tuple and len(identity) >= 4 and type(identity[1]) is Placeholder:
         return machine.stack.append(identity[1])
-    if type(identity) is not tuple or len(identity) < 5 or type(identity[0]) is not str or identity[0] != "storage":
+    if type(identity) is not tuple or not 5 <= len(identity) <= 6 or identity[:1] != ("storage",):
         raise FormatError("a persistent id that is no storage")
     return machine.stack.append(machine.persistent_load(identity))
 
@@ -284,7 +286,7 @@ OPCODES: dict[str, Callable[[Machine, Any], object]] = {
     "SETITEM": _set_item,
     "SETITEMS": _set_items,
     "ADDITEMS": _add_items,
-    "FROZENSET": lambda machine, _: _push(machine, frozenset(hashable(item) for item in machine.pop_mark())),
+    "FROZENSET": lambda machine, _: _push(machine, frozenset(hashable(machine, i) for i in machine.pop_mark())),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT"), lambda machine, index: machine.remember(index)),
     "MEMOIZE": lambda machine, _: machine.remember(len(machine.memo)),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, index: machine.recall(index)),

@@ -10,10 +10,11 @@ import numpy as np
 
 from ..network.layers import CeilAveragePooling2D
 from ..network.structure import Structure
-from ..pytorch.checkpoint import read_checkpoint, write_checkpoint
-from ..pytorch.folder import read_folder
+from ..pytorch.checkpoint import CheckpointError, write_checkpoint
+from ..pytorch.folder import list_weights_files, read_weights
 from .adapt import Entries, Shape, adapt, swap_red_and_blue
-from .find_network import Network, find_network
+from .find_network import WAYS_OUT, Network, find_network
+from .fit import blaming_the_checkpoint, check_entries
 from .infer import infer_built, infer_from_names, infer_norm, shown_by_weights
 from .layouts import layout_names
 from .names import PART, canonical_names, module_name, shortcut_indices
@@ -55,7 +56,8 @@ def load_pytorch_weights(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no readable checkpoint, or entries that are missing, unexpected or of another shape; all are listed.
+        CheckpointError: no readable checkpoint, or entries that are missing, unexpected or of another shape; all are
+            listed. It is a ValueError.
     """
     headless = adapting or "fc.weight" not in model_variables(model)
     assign(model, read_entries(source, ema=ema, bgr=bgr, prefix=prefix, headless=headless), adapting)
@@ -123,10 +125,11 @@ def read_entries(
     """
     network = read_network(source, ema=ema, prefix=prefix)
     if network.head_problem and not headless:
-        raise ValueError(network.head_problem)
+        raise CheckpointError(f"{network.head_problem}. {WAYS_OUT}")
     for note in network.notes:
         warnings.warn(note, stacklevel=3)
-    told = [f"left out: {left_out}"] if (left_out := network.describe_left_out()) else []
+    told = [network.head_problem] if network.head_problem else []
+    told += [f"left out: {left_out}"] if (left_out := network.describe_left_out()) else []
     if "fc.weight" not in network.weights and not headless:
         told.append("the checkpoint holds a backbone without a head")
     if told:
@@ -134,18 +137,27 @@ def read_entries(
     entries: Entries = {}
     for plain, name in canonical_names(network.weights).items():
         if name in entries:
-            raise ValueError(f"the checkpoint names one entry twice: {entries[name][0]} and {plain}")
+            raise CheckpointError(f"the checkpoint names one entry twice: {entries[name][0]} and {plain}")
         entries[name] = plain, _as_numpy(network.weights[plain])
-    return swap_red_and_blue(entries) if bgr else entries
+    if not isinstance(source, Mapping):
+        _check_sizes(entries, sum(file.stat().st_size for file in list_weights_files(source)))
+    with blaming_the_checkpoint():
+        return swap_red_and_blue(entries) if bgr else entries
+
+
+def _check_sizes(entries: Entries, file: int) -> None:
+    """Raises CheckpointError for entries that lie over each other: a model holds each of them."""
+    if (needed := sum(array.nbytes for _, array in entries.values())) > file:
+        raise CheckpointError(f"the checkpoint's weights overlap: they take {needed} bytes in a file of {file}")
 
 
 def read_network(source: Source, *, ema: bool = False, prefix: str | None = None) -> Network:
     """The network in a checkpoint, a folder of Hugging Face's, or named arrays."""
     if not isinstance(source, (str, os.PathLike, Mapping)):
         raise ValueError(f"source must be a path or {{name: array}}; got {type(source).__name__}")
-    if isinstance(source, Mapping):
-        return find_network(source, ema, prefix)
-    return find_network((read_folder if os.path.isdir(source) else read_checkpoint)(source).data, ema, prefix)
+    data = source if isinstance(source, Mapping) else read_weights(source).data
+    with blaming_the_checkpoint():
+        return find_network(data, ema, prefix)
 
 
 def _as_numpy(value: Array) -> np.ndarray:
@@ -184,23 +196,14 @@ def assign(model: keras.Model, entries: Entries, adapting: bool) -> None:
     variables = model_variables(model)
     wanted: dict[str, Shape] = {name: _pytorch_shape(variable) for name, variable in variables.items()}
     entries, kept, notes = adapt(entries, wanted) if adapting else (entries, set(), [])
-    unexpected = [
-        original for name, (original, _) in entries.items() if name not in variables and not _left_out(name, variables)
-    ]
-    missing = [name for name in variables if name not in entries and name not in kept]
-    misshaped = []
-    for name, (original, array) in entries.items():
-        if name not in variables:
-            continue
-        if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
-            misshaped.append(f"{original}: {array.dtype} is no number")
-        elif tuple(array.shape) != wanted[name]:
-            misshaped.append(f"{original}: {tuple(array.shape)} in the checkpoint, {wanted[name]} in the model")
-    misshaped += _shortcut_mismatches(model, entries)
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
-    if any(problems.values()):
-        lines = [f"{len(names)} {what}: {'; '.join(names)}" for what, names in problems.items() if names]
-        raise ValueError(f"the checkpoint does not fit model={model.name!r}. " + ". ".join(lines))
+    check_entries(
+        entries,
+        wanted,
+        f"model={model.name!r}",
+        kept=kept,
+        ignored=[name for name in entries if name not in variables and _left_out(name, variables)],
+        mismatches=_shortcut_mismatches(model, entries),
+    )
     for note in notes:
         warnings.warn(note, stacklevel=3)
     # TensorFlow copies a NumPy array in Python before it copies it into the variable; an operation on the array skips

@@ -65,12 +65,13 @@ def _matches(path: Path, sha256_prefix: str) -> bool:
     return path.is_file() and sha256(path).startswith(sha256_prefix)
 
 
-def sha256(path: str | os.PathLike[str]) -> str:
-    """Hex digits of the SHA-256 of a file."""
+def sha256(*paths: str | os.PathLike[str]) -> str:
+    """Hex digits of the SHA-256 of a file, or of several one after the other."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(CHUNK):
-            digest.update(block)
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(CHUNK):
+                digest.update(block)
     return digest.hexdigest()
 
 

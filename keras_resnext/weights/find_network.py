@@ -1,45 +1,27 @@
 """Finds the network in what a checkpoint holds, by the shape of its names, and tells what stands beside it."""
 
-import math
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..pytorch.unpickler import Placeholder
-from .heads import Head, find_head
+from .heads import Head, find_head, is_head_name
 from .names import EMA_PREFIX, IGNORED
-
-Array = Any
+from .naming import INNER, MARK_LENGTH, MARKS, plain_name
+from .states import Array, Keys, State, count_numbers, find_states, join_states
 
 WEIGHT_KEYS = ("state_dict", "model", "model_state_dict")  # the usual places, in the order of preference
-MAX_MAPPINGS = 10_000  # looked through for weights
 SHOWN = 8
+WAYS_OUT = "Load the network without its head, include_top=False, or with a new one that must be trained, classes=…"
 
-# Wrappers that stand anywhere in a name: torch.compile, FSDP, activation checkpointing.
-_INNER = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_AVERAGE = re.compile(r"(^|[._])(ema|swa)([._]|$)")
-_UNNAMED = re.compile(r"optim|sched|scaler|history|hyper_parameters|loops", re.IGNORECASE)
-
-# How the first block shows itself: what stands before it, and the index of the first stage in a Sequential.
-_MARKS = {
-    "named": re.compile(r"(?:(?<=\.)|^)layer1\.0\.conv[123]\.weight$"),
-    "detectron2": re.compile(r"(?:(?<=\.)|^)res2\.0\.conv[123]\.weight$"),
-    "positions": re.compile(r"(?:(?<=\.)|^)(\d{1,2})\.0\.conv[123]\.weight$"),
-}
-_DETECTRON2 = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"^stem\.conv1\.norm\.", "bn1."),
-        (r"^stem\.conv1\.", "conv1."),
-        (r"^(layer\d\.\d+)\.conv(\d)\.norm\.", r"\1.bn\2."),
-        (r"^(layer\d\.\d+)\.shortcut\.norm\.", r"\1.downsample.1."),
-        (r"^(layer\d\.\d+)\.shortcut\.", r"\1.downsample.0."),
-    )
-)
+_AVERAGE = re.compile(r"(^|[._])(ema|swa|shadow|averaged?|avg|polyak)([._]|$)")
+_TRAINING = re.compile(r"optim|sched|scaler|history|hyper_parameters|loops", re.IGNORECASE)
+_BODY = re.compile(r"(backbone|encoder|trunk|body|base|base_model|features|feature_extractor|cnn)$")
 _INSIDE = re.compile(r"(layer\d+|conv\d+|norm\d*|bn\d+|gn\d+|ln\d+|stem)\.")
 
 
@@ -74,14 +56,14 @@ class Network:
 
 @dataclass(frozen=True)
 class _Candidate:
-    wrapper: str
+    keys: Keys
     prefix: str
     kind: str
     first: int  # index of the first stage, of "positions"
 
     @property
     def place(self) -> str:
-        return ".".join(part for part in (self.wrapper, self.prefix.removesuffix(".")) if part)
+        return ".".join((*self.keys, *([self.prefix.removesuffix(".")] if self.prefix else [])))
 
 
 def find_network(data: Any, ema: bool = False, prefix: str | None = None) -> Network:
@@ -95,8 +77,12 @@ def find_network(data: Any, ema: bool = False, prefix: str | None = None) -> Net
     Raises:
         ValueError: no weights, no moving average, several networks and no prefix, or a prefix that leads to none.
     """
-    states = dict(_states(data))
-    candidates = [candidate for wrapper, state in states.items() for candidate in _candidates(wrapper, state)]
+    states = find_states(data)
+    candidates = _usable(states)
+    if not candidates:  # dictionaries in dictionaries, down to each layer
+        joined: dict[Keys, State] = {(): join_states(states)}
+        candidates = _usable(joined)
+        states = joined if candidates else states
     if prefix is not None:
         candidates = _at(candidates, prefix)
     notes: list[str] = []
@@ -105,7 +91,7 @@ def find_network(data: Any, ema: bool = False, prefix: str | None = None) -> Net
     if ema and averages:
         candidates = averages
     elif ema:
-        copies = any(name.startswith(EMA_PREFIX) for state in states.values() for name in state)
+        copies = any(_is_copy(name) for state in states.values() for name in state)
         if not copies:
             raise ValueError(
                 "ema=True, but the checkpoint holds no moving average: no network under a key or prefix such as "
@@ -114,51 +100,59 @@ def find_network(data: Any, ema: bool = False, prefix: str | None = None) -> Net
     elif averages and len(averages) < len(candidates):
         candidates = [candidate for candidate in candidates if candidate not in averages]
         notes.append(f"the checkpoint also holds a moving average, {averages[0].place}: ema=True takes it")
-    chosen = _choose(candidates, states, notes)
+    chosen = _choose(candidates, notes)
     if chosen is None:
-        wrapper = max(states, key=lambda key: _numbers(states[key]), default=None)
-        if wrapper is None:
+        if not states:
             raise ValueError(_nothing(data))
-        chosen = _Candidate(wrapper, "", "none", 0)  # whoever looks for blocks says what is missing
-    return _network(chosen, states[chosen.wrapper], copies, notes)
+        largest = max(states, key=lambda keys: count_numbers(states[keys]))
+        chosen = _Candidate(largest, "", "none", 0)  # whoever looks for blocks says what is missing
+    chosen, state = _with_siblings(chosen, states)
+    return _network(chosen, state, copies, notes)
 
 
-def _numbers(state: Mapping[str, Array]) -> int:
-    return sum(math.prod(array.shape) for array in state.values() if hasattr(array, "shape"))
+def _is_copy(name: str) -> bool:
+    """Whether an entry is one of mmcv's averages, whose names have `_` for every dot."""
+    return name.startswith(EMA_PREFIX) and "." not in name
 
 
-def _states(data: Any) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Every dictionary that holds arrays by name, and the keys that lead to it; nearest first."""
-    waiting: list[tuple[str, Any]] = [("", data)]
-    seen: set[int] = set()
-    while waiting and len(seen) < MAX_MAPPINGS:
-        nested: list[tuple[str, Any]] = []
-        for path, value in waiting:
-            if not isinstance(value, Mapping) or id(value) in seen or len(seen) >= MAX_MAPPINGS:
-                continue
-            seen.add(id(value))
-            named = {key: item for key, item in value.items() if isinstance(key, str)}
-            if any(hasattr(item, "shape") for item in named.values()):
-                yield path, {k: v for k, v in named.items() if hasattr(v, "shape") or isinstance(v, Placeholder)}
-            if path.count(".") < 4:
-                inner = {k: v for k, v in named.items() if isinstance(v, Mapping) and not _UNNAMED.search(k[:100])}
-                nested += [(f"{path}.{k}" if path else k, v) for k, v in inner.items()]
-        waiting = nested
+def _usable(states: Mapping[Keys, State]) -> list[_Candidate]:
+    """The networks in all dictionaries; those that an optimizer keeps of them only where there are no others."""
+    found = [candidate for keys, state in states.items() for candidate in _candidates(keys, state)]
+    return [c for c in found if not any(map(_TRAINING.search, c.keys))] or found
 
 
-def _candidates(wrapper: str, state: Mapping[str, Array]) -> list[_Candidate]:
+def _with_siblings(chosen: _Candidate, states: Mapping[Keys, State]) -> tuple[_Candidate, State]:
+    """The network's dictionary, with those beside it where it is a part of a model: {"backbone": …, "head": …}."""
+    own = states[chosen.keys]
+    if not chosen.keys or chosen.kind == "none":
+        return chosen, own
+    parent = chosen.keys[:-1]
+    siblings = {
+        keys: state
+        for keys, state in states.items()
+        if keys[: len(parent)] == parent and keys[: len(chosen.keys)] != chosen.keys
+        if not any(map(_TRAINING.search, keys)) and not _candidates(keys, state)
+    }
+    beside = join_states(siblings, parent)
+    if not (_BODY.match(chosen.keys[-1]) or any(is_head_name(name.partition(".")[0]) for name in beside)):
+        return chosen, own
+    key = chosen.keys[-1]
+    moved = replace(chosen, keys=parent, prefix=f"{key}.{chosen.prefix}")
+    return moved, {f"{key}.{name}": item for name, item in own.items()} | beside
+
+
+def _candidates(keys: Keys, state: State) -> list[_Candidate]:
     found: dict[tuple[str, str], int] = {}
     for original in state:
-        name = _INNER.sub("", original)
-        for kind, mark in _MARKS.items():
-            # The mark is short and at the end: a long name is not searched from its beginning.
-            if match := mark.search(name, max(0, name.rfind(".0.conv") - 10)):
+        name = INNER.sub("", original)
+        for kind, mark in MARKS.items():
+            if match := mark.search(name, max(0, len(name) - MARK_LENGTH)):
                 first = int(match[1]) if kind == "positions" else 0
                 key = kind, name[: match.start()]
                 found[key] = min(found.get(key, first), first)
-    names = {_INNER.sub("", original) for original in state} if any(k == "positions" for k, _ in found) else set()
+    names = {INNER.sub("", original) for original in state} if any(k == "positions" for k, _ in found) else set()
     return [
-        _Candidate(wrapper, prefix, kind, first)
+        _Candidate(keys, prefix, kind, first)
         for (kind, prefix), first in found.items()
         if kind != "positions" or (first > 1 and (f"{prefix}0.weight" in names or f"{prefix}0.0.weight" in names))
     ]
@@ -167,19 +161,17 @@ def _candidates(wrapper: str, state: Mapping[str, Array]) -> list[_Candidate]:
 def _at(candidates: list[_Candidate], prefix: str) -> list[_Candidate]:
     wanted = prefix.strip(".")
     exact = [c for c in candidates if wanted in (c.place, c.prefix.removesuffix("."))]
-    found = exact or [c for c in candidates if c.place.endswith(f".{wanted}")]
+    found = exact or [c for c in candidates if f".{wanted}." in f".{c.place}."]
     if not found:
         raise ValueError(f"prefix={prefix!r} leads to no network; {_choices(candidates) or 'the checkpoint has none'}")
     return found
 
 
-def _choose(
-    candidates: list[_Candidate], states: Mapping[str, Mapping[str, Array]], notes: list[str]
-) -> _Candidate | None:
+def _choose(candidates: list[_Candidate], notes: list[str]) -> _Candidate | None:
     if len(candidates) < 2:
         return candidates[0] if candidates else None
     for key in WEIGHT_KEYS:
-        usual = [c for c in candidates if c.wrapper.split(".")[0] == key]
+        usual = [c for c in candidates if c.keys[:1] == (key,)]
         if len(usual) == 1:
             others = [c for c in candidates if c is not usual[0]]
             notes.append(f"took {usual[0].place}, the usual place; {_choices(others)}")
@@ -189,7 +181,7 @@ def _choose(
     )
 
 
-def _choices(candidates: list[_Candidate]) -> str:
+def _choices(candidates: Sequence[_Candidate]) -> str:
     shown = [f"prefix={_short(c.place)!r}" for c in candidates[:SHOWN]]
     more = len(candidates) - SHOWN
     return ("there is " if shown else "") + ", ".join(shown) + (f" and {more} more" if more > 0 else "")
@@ -201,12 +193,13 @@ def _network(chosen: _Candidate, state: Mapping[str, Array], copies: bool, notes
     beside: dict[str, Array] = {}
     counters: Counter[str] = Counter()
     for original, value in state.items():
-        name = _INNER.sub("", original)
-        if original.startswith(EMA_PREFIX) or IGNORED.search(name):
-            if not original.endswith("num_batches_tracked") and not original.startswith(EMA_PREFIX):
+        name = INNER.sub("", original)
+        if _is_copy(original) or IGNORED.search(name):
+            if not original.endswith("num_batches_tracked") and not _is_copy(original):
                 counters[name.rsplit(".", 1)[-1]] += 1
             continue
-        plain = _plain(name[len(chosen.prefix) :], chosen) if name.startswith(chosen.prefix) else ""
+        rest = name[len(chosen.prefix) :] if name.startswith(chosen.prefix) else ""
+        plain = plain_name(rest, chosen.kind, chosen.first)
         if not plain or not (_INSIDE.match(plain) or chosen.kind == "none"):
             beside[name] = value
             continue
@@ -230,25 +223,9 @@ def _network(chosen: _Candidate, state: Mapping[str, Array], copies: bool, notes
     left_out = counters + Counter(_group(name, chosen.prefix) for name in beside)
     if chosen.kind == "detectron2":
         notes.append("Detectron2's networks mostly take BGR images: if this one does, bgr=True turns its kernel round")
-    return Network(chosen.wrapper, chosen.prefix, weights, originals, dict(left_out), _problem(head), tuple(notes))
-
-
-def _plain(name: str, chosen: _Candidate) -> str:
-    """A name behind the prefix, as torchvision, mmcls or timm would have it."""
-    if chosen.kind == "positions":
-        index, _, rest = name.partition(".")
-        if not index.isdigit() or len(index) > 2:
-            return name
-        stems = {0: "conv1", 1: "bn1"}
-        stage = int(index) - chosen.first
-        return f"layer{stage + 1}.{rest}" if stage >= 0 else f"{stems.get(int(index), name)}.{rest}"
-    if chosen.kind == "detectron2":
-        name = re.sub(r"^res(\d)\.", lambda match: f"layer{int(match[1]) - 1}.", name)
-        for pattern, replacement in _DETECTRON2:
-            name = pattern.sub(replacement, name)
-        return name
-    name = re.sub(r"^layer0\.0\.", "conv1.", name)  # PSPNet's: the stem is a Sequential
-    return re.sub(r"^layer0\.1\.", "bn1.", name)
+    return Network(
+        ".".join(chosen.keys), chosen.prefix, weights, originals, dict(left_out), _problem(head), tuple(notes)
+    )
 
 
 def _features(weights: Mapping[str, Array]) -> int:
@@ -266,12 +243,7 @@ def _group(name: str, prefix: str) -> str:
 
 
 def _problem(head: Head) -> str:
-    return (
-        f"the head of the checkpoint cannot be read: {head.problem}. Load the network without it, include_top=False, "
-        "or with a new head that must be trained, classes=…"
-        if head.problem
-        else ""
-    )
+    return f"the head of the checkpoint cannot be read: {head.problem}" if head.problem else ""
 
 
 def _short(text: str) -> str:
@@ -279,13 +251,19 @@ def _short(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def _key(key: Any) -> str:
+    """A dictionary's key in a message; of a tuple only its type, for its parts may be long."""
+    return str(key)[:40] if isinstance(key, (str, int, float)) else type(key).__name__
+
+
 def _nothing(data: Any) -> str:
     if isinstance(data, Mapping):
-        objects = [f"{k!s:.40} ({v.name})" for k, v in data.items() if isinstance(v, Placeholder)][:4]
+        objects = [f"{_key(k)} ({v.name})" for k, v in data.items() if isinstance(v, Placeholder)][:4]
         if objects:
             return (
                 f"no state_dict in the checkpoint: it holds pickled objects, {', '.join(objects)}, and none is built; "
                 "where the model exists, torch.save(model.state_dict(), …) writes what can be read"
             )
-    found = f"a dict with {sorted(str(k)[:40] for k in data)[:8]}" if isinstance(data, Mapping) else type(data).__name__
+    keys = itertools.islice(data, SHOWN) if isinstance(data, Mapping) else ()
+    found = f"a dict with {sorted(map(_key, keys))}" if isinstance(data, Mapping) else type(data).__name__
     return f"no state_dict in the checkpoint: expected weights, or a dictionary of them under any key; found {found}"

@@ -24,6 +24,11 @@ class Head:
     problem: str = ""  # what was found instead of one linear layer
 
 
+def is_head_name(word: str) -> bool:
+    """Whether a module of this name, one part of a dotted one, classifies."""
+    return _HEAD.match(word.lower()) is not None and _OTHER.search(word.lower()) is None
+
+
 def find_head(beside: Mapping[str, Any], prefix: str, features: int) -> Head:
     """The linear layer among the entries beside a network that takes its `features` pooled numbers.
 
@@ -59,7 +64,19 @@ def find_head(beside: Mapping[str, Any], prefix: str, features: int) -> Head:
         return Head(problem=f"{len(heads)} linear layers stand on the same features, {', '.join(heads[:4])}")
     if not heads:
         return Head()
+    if len(beside[f"{heads[0]}.weight"].shape) != 2:
+        return Head(heads[0])
     classes = beside[f"{heads[0]}.weight"].shape[0]
+    norms = [
+        name
+        for root, entries in groups.items()
+        if not _OTHER.search(root.rsplit(".", 1)[-1].lower().replace("neck", ""))
+        if not any(len(value.shape) == 4 for value in entries.values())
+        for name, value in entries.items()
+        if name.endswith(".running_mean") and tuple(value.shape) == (features,)
+    ]
+    if norms:  # BNNeck, for one
+        return Head(problem=f"{norms[0].removesuffix('.running_mean')} normalises the features before {heads[0]}")
     behind = [
         name
         for root, entries in groups.items()

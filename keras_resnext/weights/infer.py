@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ..network.checks import check_per_stage
 from ..network.layer_cfg import BATCH_NORM, NORM_TYPES, Norm, read_norm_cfg
 from ..network.structure import DILATIONS, EXPANSION, STRIDES, Structure, squeeze_width
 from .names import canonical_names, shortcut_indices
 
 Shape = tuple[int, ...]
+MAX_RATIO = 1024  # of squeeze-and-excitation; 16 is usual
+MAX_BLOCKS = 400  # of all stages; the deepest ResNet of the papers, of 1001 layers, has 333
 _CONV1 = re.compile(r"^layer(\d+)\.(\d+)\.conv1\.weight$")
 
 
@@ -19,23 +22,37 @@ def infer_from_names(shapes: Mapping[str, Shape], norm: Norm | None = None) -> S
     return infer_structure(canonical, 1 in shortcut_indices(shapes).values(), norm)
 
 
-def expected_names(structure: Structure) -> set[str]:
-    """Canonical names of all entries of a ResNeXt."""
-    stem = [f"stem.{i}." for i in range(len(structure.stem_convolutions))] if structure.deep_stem else []
-    convolutions = [f"{part}conv" for part in stem] or ["conv1"]
-    norms = [f"{part}norm" for part in stem] or ["norm1"]
-    biased = ["fc"] if structure.include_top else []
-    for block in (block for stage in structure.stages for block in stage):
-        name = block.name.replace("_", ".")
-        convolutions += [f"{name}.conv{i}" for i in (1, 2, 3)] + [f"{name}.downsample.conv"] * block.projects
-        norms += [f"{name}.norm{i}" for i in (1, 2, 3)] + [f"{name}.downsample.norm"] * block.projects
-        biased += [f"{name}.se.conv{i}" for i in (1, 2)] if block.squeezed else []
+def expected_shapes(structure: Structure) -> dict[str, Shape]:
+    """Canonical name to PyTorch shape of every entry of a ResNeXt."""
+    shapes: dict[str, Shape] = {}
     statistics = ("running_mean", "running_var") if structure.norm.has_statistics else ()
-    return {
-        *(f"{name}.weight" for name in convolutions),
-        *(f"{name}.{kind}" for name in norms for kind in ("weight", "bias", *statistics)),
-        *(f"{name}.{kind}" for name in biased for kind in ("weight", "bias")),
-    }
+
+    def convolution(name: str, norm: str, filters: int, channels: int, size: int = 1) -> None:
+        shapes[f"{name}.weight"] = filters, channels, size, size
+        shapes.update({f"{norm}.{kind}": (filters,) for kind in ("weight", "bias", *statistics)})
+
+    def biased(name: str, *shape: int) -> None:
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
+
+    channels = structure.in_channels
+    for i, (filters, size, _) in enumerate(structure.stem_convolutions):
+        parts = (f"stem.{i}.conv", f"stem.{i}.norm") if structure.deep_stem else ("conv1", "norm1")
+        convolution(*parts, filters, channels, size)
+        channels = filters
+    for block in (block for stage in structure.stages for block in stage):
+        name, width = block.name.replace("_", "."), block.width
+        convolution(f"{name}.conv1", f"{name}.norm1", width, block.channels)
+        convolution(f"{name}.conv2", f"{name}.norm2", width, width // block.groups, 3)
+        convolution(f"{name}.conv3", f"{name}.norm3", block.filters, width)
+        if block.projects:
+            convolution(f"{name}.downsample.conv", f"{name}.downsample.norm", block.filters, block.channels)
+        if block.squeezed is not None:
+            biased(f"{name}.se.conv1", block.squeezed, block.filters, 1, 1)
+            biased(f"{name}.se.conv2", block.filters, block.squeezed, 1, 1)
+        channels = block.filters
+    if structure.include_top:
+        biased("fc", structure.classes, channels)
+    return shapes
 
 
 def infer_structure(shapes: Mapping[str, Shape], avg_down: bool, norm: Norm | None = None) -> Structure:
@@ -94,10 +111,13 @@ def infer_built(structure: Structure, layers: Mapping[str, Mapping[str, Any]]) -
 
     Raises:
         KeyError: a layer is missing or configured as no layer of a ResNeXt.
+        ValueError: strides or dilations that are no positive integers.
     """
     stages = range(1, len(structure.blocks) + 1)
     firsts = [[layers[f"layer{stage}_0_conv{i}"]["config"] for i in (1, 2)] for stage in stages]
     strides = [[convolution["strides"][0] for convolution in pair] for pair in firsts]
+    check_per_stage(len(stages), **{f"strides of convolution {i + 1}": [pair[i] for pair in strides] for i in (0, 1)})
+    check_per_stage(len(stages), dilations=[second["dilation_rate"][0] for _, second in firsts])
     return replace(
         structure,
         style="caffe" if any(first > 1 for first, _ in strides) else "pytorch",
@@ -145,8 +165,10 @@ def _blocks(shapes: Mapping[str, Shape]) -> tuple[int, ...]:
         found.setdefault(int(match[1]), set()).add(int(match[2]))
     blocks = tuple(len(found[stage]) for stage in sorted(found))
     whole = all(members == set(range(len(members))) for members in found.values())
+    if sum(blocks) > MAX_BLOCKS:
+        raise ValueError(f"the checkpoint is no ResNeXt: it has {sum(blocks)} blocks, more than {MAX_BLOCKS}")
     if not found or sorted(found) != list(range(1, len(found) + 1)) or len(found) > 4 or not whole:
-        stages = {stage: sorted(members) for stage, members in sorted(found.items())}
+        stages = {stage: sorted(members)[:40] for stage, members in sorted(found.items())[:8]}
         raise ValueError(
             f"the checkpoint is no ResNeXt: expected blocks layer1.0, layer1.1, … in 1 to 4 stages, found {stages}"
         )
@@ -171,7 +193,7 @@ def _se_ratio(shapes: Mapping[str, Shape], blocks: tuple[int, ...], expanded: in
     if "layer1.0.se.conv1.weight" not in shapes:
         return None
     wanted = [(expanded * 2**i, _shape(shapes, f"layer{i + 1}.0.se.conv1.weight")[0]) for i in range(len(blocks))]
-    for ratio in (16, *range(1, expanded + 1)):
+    for ratio in (16, *range(1, min(expanded, MAX_RATIO) + 1)):
         if all(squeeze_width(channels, ratio) == width for channels, width in wanted):
             return ratio
     raise ValueError(f"the checkpoint's squeeze-and-excitation widths follow no se_ratio: (channels, width) {wanted}")

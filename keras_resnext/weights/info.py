@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 
 from ..network.architectures import identify
+from ..network.checks import is_integer
 from ..network.costs import StageCost, count_costs
 from ..network.layer_cfg import Norm
 from ..network.structure import USUAL_SIZES, Structure
-from ..pytorch.checkpoint import read_checkpoint
+from ..pytorch.checkpoint import CheckpointError
+from ..pytorch.folder import list_weights_files, read_weights
 from .download import sha256
-from .find_network import find_network
-from .infer import expected_names, infer_built, infer_from_names, infer_norm
+from .find_network import WAYS_OUT, find_network
+from .fit import blaming_the_checkpoint
+from .infer import expected_shapes, infer_built, infer_from_names, infer_norm
 from .keras_files import KERAS_SUFFIXES, read_config, read_keras_weights
 from .layouts import detect_layout
 from .names import canonical_names
@@ -33,10 +36,10 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class FileInfo:
-    """One file of weights.
+    """One file of weights, or a folder of one or of its shards.
 
     Attributes:
-        path, size, sha256: the file, its bytes and their hash in hex.
+        path, size, sha256: the file or folder, its bytes and their hash in hex; of shards one after the other.
         format: a value of `FORMATS`.
         wrapper: the key under which the weights are, "" for none.
         prefix: what stands before the network's names, "" for nothing.
@@ -81,25 +84,30 @@ def describe_file(
     """Reads off a file what it is.
 
     Args:
-        path: a PyTorch checkpoint, .keras or .weights.h5.
+        path: a PyTorch checkpoint or a folder of one, .keras or .weights.h5.
         image_size: height and width in pixels to count operations at; default as a .keras file fixes it, else the
             architecture's.
         prefix: as in `from_pytorch`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is none of these, or that is damaged.
+        CheckpointError: a file that is none of these, or that is damaged. It is a ValueError.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"file={str(path)!r} is a folder; it must be a checkpoint file")
     if not path.exists():
         raise FileNotFoundError(f"file={str(path)!r}: there is no such file")
+    if not path.is_file() and not path.is_dir():
+        raise CheckpointError(f"file={str(path)!r}: not a regular file")
+    with blaming_the_checkpoint():
+        return _describe(path, image_size, prefix)
+
+
+def _describe(path: Path, image_size: int | None, prefix: str | None) -> FileInfo:
     suffix = next((suffix for suffix in KERAS_SUFFIXES if path.name.endswith(suffix)), "")
     if suffix:
         form, averaged, network = suffix, False, find_network(read_keras_weights(path))
     else:
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_weights(path)
         form, network = checkpoint.format, find_network(checkpoint.data, prefix=prefix)
         averaged = _has_average(checkpoint.data)
     state = network.weights
@@ -112,22 +120,28 @@ def describe_file(
     except ValueError as error:
         problem = str(error)
     else:
-        expected = expected_names(structure)
-        differences = {"missing": expected - shapes.keys(), "unexpected": shapes.keys() - expected}
+        expected = expected_shapes(structure)
+        differences = {
+            "missing": expected.keys() - shapes.keys(),
+            "unexpected": shapes.keys() - expected.keys(),
+            "of another shape": {name for name, shape in shapes.items() if expected.get(name, shape) != shape},
+        }
         problem = "; ".join(
             f"{len(names)} {what}: {', '.join(sorted(names)[:8])}" for what, names in differences.items() if names
         )
-        with suppress(KeyError, TypeError, IndexError):  # a ResNeXt's weights inside another model
+        with suppress(KeyError, TypeError, IndexError, ValueError):  # a ResNeXt's weights inside another model
             structure = infer_built(structure, layers) if layers else structure
-        problem = "; ".join(filter(None, (problem, network.head_problem)))
-    digest = sha256(path)
+        head_problem = f"{network.head_problem}. {WAYS_OUT}" if network.head_problem else ""
+        problem = "; ".join(filter(None, (problem, head_problem)))
+    files = list_weights_files(path)
+    digest = sha256(*files)
     usual = structure.usual_size if structure else USUAL_SIZES["imagenet"]
     size = (image_size, image_size) if image_size else _fixed_size(layers) or (usual, usual)
     statistics = (".running_mean", ".running_var")
     kinds = [array.dtype.name for array in state.values()]
     return FileInfo(
         path=path,
-        size=path.stat().st_size,
+        size=sum(file.stat().st_size for file in files),
         sha256=digest,
         format=FORMATS[form],
         wrapper=network.wrapper,
@@ -136,7 +150,7 @@ def describe_file(
         layout="keras_resnext" if suffix else detect_layout(network.originals.values()) if structure else "unknown",
         architecture=_architecture(structure),
         structure=structure,
-        classes=shapes["fc.weight"][0] if "fc.weight" in shapes else None,
+        classes=next(iter(shapes.get("fc.weight", ())), None),
         parameters=sum(int(np.prod(shape)) for name, shape in shapes.items() if not name.endswith(statistics)),
         dtypes=tuple(sorted(set(kinds), key=kinds.count, reverse=True)),
         averaged=averaged,
@@ -176,7 +190,7 @@ def _layers(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _norm(layers: Mapping[str, Mapping[str, Any]]) -> Norm | None:
-    with suppress(KeyError, TypeError):
+    with suppress(KeyError, TypeError, ValueError):
         return infer_norm(layers)
     return None
 
@@ -184,7 +198,7 @@ def _norm(layers: Mapping[str, Mapping[str, Any]]) -> Norm | None:
 def _fixed_size(layers: Mapping[str, Mapping[str, Any]]) -> tuple[int, int] | None:
     """(height, width) of the images that a .keras file's network takes; None where it leaves them free."""
     for layer in layers.values():
-        shape: list[int | None] = layer["config"].get("batch_shape") or []
-        if len(shape) == 4 and shape[1] is not None and shape[2] is not None:
+        shape = layer["config"].get("batch_shape")
+        if isinstance(shape, list) and len(shape) == 4 and all(is_integer(n) and n > 0 for n in shape[1:3]):
             return shape[1], shape[2]
     return None

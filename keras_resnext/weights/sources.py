@@ -9,12 +9,11 @@ from typing import Any
 import keras
 
 from ..network.input_preprocessing import set_preprocessing
+from ..pytorch.folder import PYTORCH_SUFFIXES
 from .assign import load_pytorch_weights
 from .download import download
 from .keras_files import KERAS_SUFFIXES, read_keras_weights, read_preprocessing
 from .published import PublishedWeights, find_by_file_name, find_published
-
-PYTORCH_SUFFIXES = (".pth", ".pt", ".safetensors", ".tar", ".ckpt", ".bin", ".pkl")
 
 
 def load_weights(

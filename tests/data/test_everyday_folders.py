@@ -159,6 +159,15 @@ def test_whole_numbers_that_pandas_wrote_with_a_point(lists):
     assert silent(lists / "list.csv").classes == ("0", "1")
 
 
+def test_a_file_linked_twice_counts_once(classes):
+    images = len(read_listing(classes))
+    first = sorted((classes / "cat").iterdir())[0]
+    (classes / "cat" / "again.jpg").symlink_to(first)
+    (classes / "cat" / "more").mkdir()
+    os.link(first, classes / "cat" / "more" / "hard.jpg")
+    assert len(read_listing(classes)) == images
+
+
 def test_a_link_does_not_give_images_two_classes(classes):
     (classes / "cat" / "more").symlink_to(classes / "dog")
     with pytest.raises(ValueError, match="belong to two classes, 'cat' and 'dog', by a link"):

@@ -88,7 +88,10 @@ def test_objects_beside_the_weights(state, tmp_path, beside):
 
 
 def test_schedulers_scalers_and_optimizers(state, tmp_path):
-    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(3))], 0.1)
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([parameter], 0.1)
+    parameter.sum().backward()
+    optimizer.step()  # from now on it has a state by parameter
     beside = {"optimizer": optimizer, "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 3)}
     beside |= {"scaler": torch.amp.GradScaler("cpu"), "module": torch.nn.Linear(2, 2)}
     for form in (True, False):
@@ -145,6 +148,18 @@ def test_a_folder_of_the_hub(state, tmp_path):
         read_entries(tmp_path)
 
 
+def test_a_folder_of_one_checkpoint_and_info(state, tmp_path):
+    torch.save(state, tmp_path / "best.pth")
+    (tmp_path / "README.md").write_text("no weights")
+    assert holds(tmp_path, state)
+    found = describe_file(tmp_path)
+    assert (found.classes, found.size) == (5, (tmp_path / "best.pth").stat().st_size)
+    torch.save(state, tmp_path / "last.pth")
+    for read in (describe_file, load_model):
+        with pytest.raises(CheckpointError, match=r"2 checkpoints, best\.pth, last\.pth; give the path of one"):
+            read(tmp_path)
+
+
 def test_a_lightning_checkpoint_and_what_info_tells(state, tmp_path):
     path = saved(tmp_path, lightning(state))
     with pytest.warns(UserWarning, match=r"left out: criterion\.\* \(1\)$"):
@@ -170,7 +185,10 @@ def test_a_head_of_several_layers_and_both_ways_out(state, body, tmp_path):
         from_pytorch(path)
     with pytest.warns(UserWarning, match=r"left out: fc\.\* \(3\)"):
         assert from_pytorch(path, include_top=False).output_shape == (None, None, None, 512)
-    with pytest.warns(UserWarning, match="starts at random"):
+    with (
+        pytest.warns(UserWarning, match=r"head of the checkpoint cannot be read: fc \(fc\.0.*left out: fc"),
+        pytest.warns(UserWarning, match="starts at random"),
+    ):
         assert from_pytorch(path, classes=7).output_shape == (None, 7)
     assert "fc.2.weight" in describe_file(path).problem
     with pytest.raises(ValueError, match="the head of the checkpoint cannot be read"):

@@ -110,9 +110,8 @@ def test_a_head_without_bias_has_a_bias_of_0():
 )
 def test_heads_that_are_no_linear_layer_are_named(beside, named):
     network = find_network(state(head="") | {name: np.zeros(shape) for name, shape in beside.items()})
+    assert network.head_problem.startswith("the head of the checkpoint cannot be read: ")
     assert named in network.head_problem
-    assert "include_top=False" in network.head_problem
-    assert "classes=" in network.head_problem
     assert "fc.weight" not in network.weights
 
 

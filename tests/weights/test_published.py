@@ -9,7 +9,7 @@ import torch
 from keras_resnext import Preprocessing, create, from_pytorch, list_pretrained
 from keras_resnext.network.architectures import ARCHITECTURES
 from keras_resnext.weights.assign import TO_KERAS, model_variables
-from keras_resnext.weights.infer import expected_names, infer_from_names
+from keras_resnext.weights.infer import expected_shapes, infer_from_names
 from keras_resnext.weights.names import canonical_names
 from keras_resnext.weights.published import PUBLISHED, find_by_file_name, find_by_sha256, find_published
 from tests import references
@@ -167,7 +167,8 @@ def test_every_row_is_its_architecture(name):
         wanted = {name: variable.shape for name, variable in model_variables(create(row.architecture)).items()}
     canonical = canonical_names(shapes)
     found = {canonical[name]: shape for name, shape in shapes.items()}
-    assert found.keys() == wanted.keys() == expected_names(architecture.structure)
+    assert found == expected_shapes(architecture.structure)
+    assert found.keys() == wanted.keys()
     for name, shape in found.items():
         axes = TO_KERAS.get(len(shape), range(len(shape)))
         assert tuple(shape[axis] for axis in axes) == wanted[name], name
