@@ -16,7 +16,7 @@ from .pytorch.folder import is_hub_folder
 from .weights.assign import Source, assign, read_entries
 from .weights.infer import infer_structure
 from .weights.keras_files import KERAS_SUFFIXES, read_keras_weights
-from .weights.names import shortcut_indices
+from .weights.names import options_by_names
 from .weights.published import find_by_file_name, find_published, list_pretrained
 from .weights.sources import PYTORCH_SUFFIXES, mark_as_published
 
@@ -137,9 +137,8 @@ def from_pytorch(
     )
     entries = read_entries(source, ema=ema, bgr=bgr, prefix=prefix, headless=headless)
     shapes = {name: tuple(array.shape) for name, (_, array) in entries.items()}
-    avg_down = 1 in shortcut_indices(original for original, _ in entries.values()).values()
     norm = read_norm_cfg(options["norm_cfg"]) if "norm_cfg" in options else None
-    structure = infer_structure(shapes, avg_down, norm)
+    structure = infer_structure(shapes, options_by_names(original for original, _ in entries.values()), norm)
     inferred = structure.options()
     for per_stage in ("blocks", "strides", "dilations"):  # the caller may want the first stages alone
         inferred[per_stage] = inferred[per_stage][: options.get("num_stages")]

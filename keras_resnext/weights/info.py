@@ -12,7 +12,8 @@ import numpy as np
 from ..network.architectures import identify
 from ..network.costs import StageCost, count_costs
 from ..network.layer_cfg import Norm
-from ..network.structure import USUAL_SIZES, Structure
+from ..network.stages import USUAL_SIZES
+from ..network.structure import Structure
 from ..pytorch.checkpoint import read_checkpoint
 from .download import sha256
 from .find_network import find_network
