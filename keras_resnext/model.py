@@ -1,4 +1,5 @@
-"""ResNeXt, read top to bottom as in the paper (arXiv 1611.05431); every option as in mmcls 0.25.0, and what timm's have beyond.
+"""ResNeXt, read top to bottom as in the paper (arXiv 1611.05431); every option as in mmcls 0.25.0,
+and beyond them what timm's networks have.
 
 Layers carry the names of the PyTorch modules with `_` for `.`: `conv1`, `bn1`, `layer1_0_conv2`,
 `layer1_0_downsample_0`, `fc`.
@@ -105,7 +106,7 @@ def ResNeXt(
         tiered_stem: of a deep stem, the first convolution has 3/8 of `stem_channels` instead of half of them.
         stem_pool: "max", 3x3 with padding; "max_ceil", the same as Caffe does it, without; "avg", the mean of 2x2.
         avg_down: average pooling before the 1x1 of strided shortcuts (arXiv 1812.01187).
-        antialias: where a 3x3 strides, the mean of 2x2 behind it instead (timm's `aa_layer`); for sizes that 32 divides.
+        antialias: where a 3x3 strides, the mean of 2x2 behind it (timm's `aa_layer`); for sizes that 32 divides.
         activation: "relu" or "silu", everywhere in the network but inside its attention.
         frozen_stages: n >= 0 freezes the stem and stages 1..n, BatchNorm statistics included.
         conv_cfg: None or {"type": "Conv2d" | "ConvWS"}; ConvWS standardises kernels.
@@ -270,4 +271,7 @@ def create(name: str, **options: Any) -> keras.Model:
     row = find_architecture(name)
     if problem := describe_unknown(options, tuple(inspect.signature(ResNeXt).parameters), "ResNeXt"):
         raise TypeError(problem)
-    return ResNeXt(**{"name": row.name, **row.all_options, **options})
+    own: dict[str, Any] = {"name": row.name, **row.all_options}
+    if options.get("include_top", True) and options.get("input_tensor") is None:
+        own["input_shape"] = (row.image_size, row.image_size, 3)
+    return ResNeXt(**{**own, **options})

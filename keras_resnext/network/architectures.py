@@ -105,14 +105,17 @@ _ROWS: tuple[tuple[str, int, int, int, int, str, dict[str, Any]], ...] = (
     ("resnext29_8x64d", 29, 8, 64, 34_426_698, _PAPER, _CIFAR),
     ("resnext29_16x64d", 29, 16, 64, 68_155_210, _PAPER, _CIFAR),
 )
-# What differs from 1000 classes and 224 pixels: the CIFAR networks, and those that were designed at 256 pixels.
-_SIZES = {**dict.fromkeys((row[0] for row in _ROWS if row[6] is _CIFAR), (10, 32))}
-_SIZES |= dict.fromkeys((row[0] for row in _ROWS if row[0].endswith("ts")), (1000, 256))
 
-ARCHITECTURES: dict[str, Architecture] = {
-    name: Architecture(name, *numbers, *_SIZES.get(name, (1000, 224)), options)
-    for name, *numbers, options in _ROWS
-}
+
+def _architecture(
+    name: str, depth: int, groups: int, width: int, parameters: int, source: str, options: dict[str, Any]
+) -> Architecture:
+    """A row, with the classes and the image size that its kind is made for: timm designed its ts-networks at 256."""
+    classes, size = (10, 32) if options is _CIFAR else (1000, 256 if name.endswith("ts") else 224)
+    return Architecture(name, depth, groups, width, parameters, source, classes, size, options)
+
+
+ARCHITECTURES: dict[str, Architecture] = {row[0]: _architecture(*row) for row in _ROWS}
 
 
 def list_architectures() -> list[str]:

@@ -66,7 +66,7 @@ GATES: dict[str, Callable[[Tensor, int, str], Tensor]] = {
 
 
 def select_kernels(x: Tensor, structure: Structure, block: Block) -> Tensor:
-    """In place of a block's 3x3: two of other dilations, mixed channel by channel (arXiv 1903.06586, as timm has it)."""
+    """For a block's 3x3, two of other dilations, mixed channel by channel (arXiv 1903.06586, in timm's form)."""
     name, prefix, stride = f"{block.name}_conv2", structure.norm.prefix, 1 if block.antialiases else block.strides[1]
     paths = []
     for i, dilation in enumerate(SK_DILATIONS):

@@ -5,7 +5,6 @@ Everything is (batch, height, width, channels), whatever Keras's `image_data_for
 
 from typing import Any
 
-import keras
 from keras import layers
 
 from .attention import attend, select_kernels

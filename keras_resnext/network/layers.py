@@ -186,9 +186,10 @@ class ConstantPadding2D(keras.layers.ZeroPadding2D):
 
 @keras.saving.register_keras_serializable(package="keras_resnext")
 class MeanOverMap(keras.layers.Layer):
-    """The mean of a map, (batch, height, width, channels), weighed by (batch, height, width, 1): (batch, 1, 1, channels).
+    """The weighted mean of a map over all places: (batch, height, width, channels) to (batch, 1, 1, channels).
 
-    The weights are the softmax of the second input over all places (GCNet, arXiv 1904.11492, figure 4d).
+    The weights are the softmax of the second input, (batch, height, width, 1), over all places
+    (GCNet, arXiv 1904.11492, figure 4d).
     """
 
     def call(self, tensors: tuple[Tensor, Tensor]) -> Tensor:

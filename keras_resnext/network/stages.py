@@ -63,7 +63,7 @@ def squeeze_width(channels: int, ratio: int) -> int:
 
 
 def eca_size(channels: int) -> int:
-    """Length of ECA's kernel: the odd number at (log2(channels) + 1) / 2, at least 3 (arXiv 1910.03151, section 3.2)."""
+    """Length of ECA's kernel: the odd number at (log2(channels) + 1) / 2, at least 3 (arXiv 1910.03151)."""
     size = int(abs(math.log2(channels) + 1) / 2)
     return max(size if size % 2 else size + 1, 3)
 

@@ -259,9 +259,7 @@ def _option_mismatches(model: keras.Model, entries: Mapping[str, tuple[str, np.n
     if own["attention"] is None and own["se_ratio"] is None:
         told.pop("attention_last", None)
     return [
-        f"{name}={own[name]!r} in the model; set {name}={value!r}"
-        for name, value in told.items()
-        if own[name] != value
+        f"{name}={own[name]!r} in the model; set {name}={value!r}" for name, value in told.items() if own[name] != value
     ]
 
 

@@ -26,7 +26,9 @@ _UNNAMED = re.compile(r"optim|sched|scaler|history|hyper_parameters|loops", re.I
 
 # How the first block shows itself: what stands before it, and the index of the first stage in a Sequential.
 _MARKS = {
-    "named": re.compile(r"(?:(?<=\.)|^)(?:layer1\.0\.conv[123](?:\.conv)?|stages\.0\.0\.conv[123]_(?:1x1|kxk)\.conv)\.weight$"),
+    "named": re.compile(
+        r"(?:(?<=\.)|^)(?:layer1\.0\.conv[123](?:\.conv)?|stages\.0\.0\.conv[123]_(?:1x1|kxk)\.conv)\.weight$"
+    ),
     "detectron2": re.compile(r"(?:(?<=\.)|^)res2\.0\.conv[123]\.weight$"),
     "positions": re.compile(r"(?:(?<=\.)|^)(\d{1,2})\.0\.conv[123]\.weight$"),
 }

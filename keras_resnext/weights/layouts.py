@@ -1,7 +1,7 @@
 """Names that each library's own code gives the entries of a state_dict: the way back from Keras."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ..network.structure import Structure
