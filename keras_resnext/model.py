@@ -1,5 +1,4 @@
-"""ResNeXt, read top to bottom as in the paper (arXiv 1611.05431); every option as in mmcls 0.25.0,
-and beyond them what timm's networks have.
+"""ResNeXt, read top to bottom as in the paper (arXiv 1611.05431); options as in mmcls 0.25.0, and of timm's networks.
 
 Layers carry the names of the PyTorch modules with `_` for `.`: `conv1`, `bn1`, `layer1_0_conv2`,
 `layer1_0_downsample_0`, `fc`.
