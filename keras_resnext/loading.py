@@ -16,6 +16,7 @@ from .pytorch.folder import is_hub_folder
 from .weights.assign import Source, assign, read_entries
 from .weights.infer import infer_structure
 from .weights.keras_files import KERAS_SUFFIXES, read_keras_weights
+from .weights.lookalikes import options_by_file_name, options_by_looks
 from .weights.names import options_by_names
 from .weights.published import find_by_file_name, find_published, list_pretrained
 from .weights.sources import PYTORCH_SUFFIXES, mark_as_published
@@ -140,6 +141,8 @@ def from_pytorch(
     norm = read_norm_cfg(options["norm_cfg"]) if "norm_cfg" in options else None
     structure = infer_structure(shapes, options_by_names(original for original, _ in entries.values()), norm)
     inferred = structure.options()
+    unseen = options_by_file_name(os.path.basename(source), structure) if isinstance(source, (str, os.PathLike)) else {}
+    inferred |= unseen or options_by_looks(structure, options)
     for per_stage in ("blocks", "strides", "dilations"):  # the caller may want the first stages alone
         inferred[per_stage] = inferred[per_stage][: options.get("num_stages")]
     if options.get("input_tensor") is None:

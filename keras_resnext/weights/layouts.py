@@ -96,7 +96,7 @@ def _parts(structure: Structure) -> tuple[_Part, ...]:
     )
 
 
-def _family(structure: Structure, layout: str) -> str:
+def family(structure: Structure, layout: str) -> str:
     """Whose code of `layout` builds this network: timm has one for each of some kinds."""
     if layout != "timm":
         return layout
@@ -122,12 +122,12 @@ def layout_names(names: Iterable[str], layout: str, structure: Structure) -> dic
         raise ValueError(f"layout={layout!r} must be one of {', '.join(LAYOUTS)}")
     names = list(names)
     first = shortcut_indices(names)
-    family = _family(structure, layout)
-    if absent := [part.words for part in _parts(structure) if part.present and family not in part.families]:
+    owner = family(structure, layout)
+    if absent := [part.words for part in _parts(structure) if part.present and owner not in part.families]:
         others = [
             other
             for other in LAYOUTS
-            if all(_family(structure, other) in part.families for part in _parts(structure) if part.present)
+            if all(family(structure, other) in part.families for part in _parts(structure) if part.present)
         ]
         advice = f"choose {' or '.join(others)}" if others else "no library has this network; .keras files hold it"
         raise ValueError(f"layout={layout!r} has no {' and '.join(absent)}; {advice}")
@@ -141,7 +141,7 @@ def layout_names(names: Iterable[str], layout: str, structure: Structure) -> dic
         new = name
         if layout == "timm" and any(first.values()):
             new = re.sub(r"^(layer\d+\.\d+)\.downsample\.(\d)\.", shift, new)
-        for pattern, replacement in _FAMILIES[family]:
+        for pattern, replacement in _FAMILIES[owner]:
             new = re.sub(pattern, replacement, new)
         result[name] = new
     return result

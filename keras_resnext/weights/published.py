@@ -78,9 +78,8 @@ class PublishedWeights:
     @property
     def sha256_prefix(self) -> str:
         """The hex digits in the file's name that begin its SHA-256, as `torch.hub` has it; "" where it has none."""
-        return (
-            self.url.rsplit("/", 1)[-1].rpartition("-")[2].split(".")[0] if "-" in self.url.rsplit("/", 1)[-1] else ""
-        )
+        stem, dash, end = self.url.rsplit("/", 1)[-1].rpartition("-")
+        return end.split(".")[0] if stem and dash else ""
 
     @property
     def commercial(self) -> bool:
