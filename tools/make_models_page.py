@@ -13,8 +13,8 @@ INTRODUCTION = f"""# Models
 
 <!-- Written by tools/make_models_page.py; a test holds it to the tables. -->
 
-All {len(ARCHITECTURES)} architectures by the name that `create` takes, and all {len(PUBLISHED)} published weights by the name
-that `from_pretrained` takes. timm and mmpretrain write the same names without the source, torchvision writes
+{len(ARCHITECTURES)} architectures by the name that `create` takes, and {len(PUBLISHED)} published weights by the name that
+`from_pretrained` takes. timm and mmpretrain write the same names without the source, torchvision writes
 `ResNeXt50_32X4D_Weights.IMAGENET1K_V2`; both are understood too.
 
 ```python
@@ -24,7 +24,8 @@ model = keras_resnext.create("seresnext26t_32x4d", classes=10, input_shape=(64, 
 ```
 
 `weights="imagenet"` takes the most accurate weights of the architecture whose licence is free, at the size in the first
-column of accuracies, and says on standard error which these are. Others are loaded by their full name alone.
+column of accuracies, and says on standard error which these are. Weights with another licence, or none,
+are loaded by their full name alone.
 """
 
 
@@ -62,9 +63,8 @@ def _weights(row: PublishedWeights) -> str:
     parameters += (row.classes - structure.classes) * (features + 1) if row.classes else 0
     macs = sum(cost.macs for cost in costs) / 1e9
     top5 = "" if row.top5 is None else f"{row.top5:.2f}"
-    accuracies = (
-        f"{_accuracy(row.top1, row.preprocessing)} | {top5} | {_accuracy(row.test_top1, row.test_preprocessing)}"
-    )
+    tested = _accuracy(row.test_top1, row.test_preprocessing)
+    accuracies = f"{_accuracy(row.top1, row.preprocessing)} | {top5} | {tested}"
     size = f"{macs:.2f} | {parameters * 4 / 1e6:.0f} | {row.classes}"
     return f"| `{row.name}` | {accuracies} | {size} | {row.licence} |"
 
