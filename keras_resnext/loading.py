@@ -19,7 +19,7 @@ from .weights.keras_files import KERAS_SUFFIXES, read_keras_weights
 from .weights.lookalikes import options_by_file_name, options_by_looks
 from .weights.names import options_by_names
 from .weights.published import find_by_file_name, find_published, list_pretrained
-from .weights.sources import PYTORCH_SUFFIXES, mark_as_published
+from .weights.sources import PYTORCH_SUFFIXES, mark_as_published, tell_what_was_taken
 
 BEST = "best.keras"  # in the folder of a training run
 
@@ -62,7 +62,7 @@ def load_model(
     known = (*KERAS_SUFFIXES, *PYTORCH_SUFFIXES)
     if not path.name.lower().endswith(known):
         try:
-            row = find_published(text)
+            find_published(text)
         except ValueError:
             if path.is_dir():
                 raise ValueError(
@@ -72,7 +72,7 @@ def load_model(
                 f"MODEL={text!r} is neither a file ending in {', '.join(known)}, nor published weights "
                 f"(`keras-resnext list` shows them), nor an architecture; choose one of {', '.join(ARCHITECTURES)}"
             ) from None
-        return from_pretrained(row.name, **options)
+        return from_pretrained(text, **options)
     if path.is_dir():
         raise ValueError(f"MODEL={text!r} is a folder, not a file")
     if not path.is_file():
@@ -174,6 +174,7 @@ def from_pretrained(name: str, **options: Any) -> keras.Model:
     if "weights" in options:
         raise ValueError(f"weights={options['weights']!r} cannot be given beside name={name!r}")
     row = find_published(name)
+    tell_what_was_taken(name, row)
     size = row.preprocessing.size
     given = any(options.get(option) is not None for option in ("input_shape", "input_tensor", "pooling", "out_indices"))
     usual: dict[str, Any] = {"classes": row.classes} if row.classes else {"include_top": "classes" in options}

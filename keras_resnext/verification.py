@@ -132,8 +132,8 @@ def _build_reference(structure: Structure) -> tuple[str, Any]:
         import timm
 
         if timm.is_model(row.name):
-            options = {"num_classes": classes, "in_chans": structure.in_channels}
-            return "timm", timm.create_model(row.name, pretrained=False, **options)
+            sizes: dict[str, Any] = {"num_classes": classes, "in_chans": structure.in_channels}
+            return "timm", timm.create_model(row.name, pretrained=False, **sizes)
     usual = replace(structure, stem="imagenet", stem_channels=64, base_channels=64, norm=BATCH_NORM, **_USUAL)
     if structure != usual or len(blocks) != 4 or structure.se_ratio not in (None, 16):
         raise ValueError("verify=True: neither torchvision nor timm has such a network (stem, widths, stages or norms)")

@@ -13,8 +13,8 @@ INTRODUCTION = f"""# Models
 
 <!-- Written by tools/make_models_page.py; a test holds it to the tables. -->
 
-{len(ARCHITECTURES)} architectures by the name that `create` takes, and {len(PUBLISHED)} published weights by the name that
-`from_pretrained` takes. timm and mmpretrain write the same names without the source, torchvision writes
+{len(ARCHITECTURES)} architectures by the name that `create` takes, and {len(PUBLISHED)} published weights by the name
+that `from_pretrained` takes. timm and mmpretrain write the same names without the source, torchvision writes
 `ResNeXt50_32X4D_Weights.IMAGENET1K_V2`; both are understood too.
 
 ```python
@@ -24,8 +24,9 @@ model = keras_resnext.create("seresnext26t_32x4d", classes=10, input_shape=(64, 
 ```
 
 `weights="imagenet"` takes the most accurate weights of the architecture whose licence is free, at the size in the first
-column of accuracies, and says on standard error which these are. Weights with another licence, or none,
-are loaded by their full name alone.
+column of accuracies, and says on standard error which these are. A name with the test size behind it,
+`timm/resnext50_32x4d.a1h_in1k@288`, prepares images for that size, wherever a model is named. Weights with another
+licence, or none, are loaded by their full name alone.
 """
 
 

@@ -5,7 +5,7 @@ The table is `assets/published.tsv`, of which `PublishedWeights` describes the c
 
 import csv
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 
 from ..preprocessing import Preprocessing
@@ -32,6 +32,7 @@ class PublishedWeights:
         hub: "owner/name" on Hugging Face's hub; "" for none.
         bgr: whether the network takes BGR images; loading turns its first kernel round.
         title: the source's own name of the checkpoint where that is not architecture and tag.
+        at: pixels of the test size, where that was asked for and `preprocessing` and `top1` are its; else 0.
     """
 
     source: str
@@ -48,11 +49,12 @@ class PublishedWeights:
     hub: str = ""
     bgr: bool = False
     title: str = ""
+    at: int = 0
 
     @property
     def name(self) -> str:
-        """Such as "torchvision/resnext50_32x4d.imagenet1k_v2", unique in the table."""
-        return f"{self.source}/{self.own_name}"
+        """Such as "torchvision/resnext50_32x4d.imagenet1k_v2", unique in the table; "…@288" at the test size."""
+        return f"{self.source}/{self.own_name}" + (f"@{self.at}" if self.at else "")
 
     @property
     def own_name(self) -> str:
@@ -91,7 +93,7 @@ def _read_table() -> Iterator[PublishedWeights]:
     """The rows of the table: tab-separated, a number that is not known is empty."""
     with resources.files(__package__.split(".")[0]).joinpath("assets/published.tsv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file, delimiter="\t"):
-            numbers = {key: float(row[key]) if row[key] else None for key in ("top1", "top5", "test_top1")}
+            top1, top5, test_top1 = (float(row[key]) if row[key] else None for key in ("top1", "top5", "test_top1"))
             tests = int(row["test_size"] or 0), int(row["test_resize"] or 0), row["interpolation"]
             architecture, _, tag = row["name"].partition(".")
             titled = architecture != row["architecture"]
@@ -101,13 +103,15 @@ def _read_table() -> Iterator[PublishedWeights]:
                 tag="" if titled else tag,
                 title=row["name"] if titled else "",
                 url=row["url"] or f"https://huggingface.co/{row['hub']}/resolve/main/model.safetensors",
+                top1=top1,
+                top5=top5,
+                test_top1=test_top1,
                 licence=row["licence"],
                 preprocessing=Preprocessing(int(row["size"]), int(row["resize"]), row["interpolation"]),
                 classes=int(row["classes"]),
                 test_preprocessing=Preprocessing(*tests) if tests[0] else None,
                 hub=row["hub"],
                 bgr=row["bgr"] == "yes",
-                **numbers,
             )
 
 
@@ -129,11 +133,15 @@ def find_published(name: str, architecture: str | None = None) -> PublishedWeigh
             "resnext50-32x4d_8xb32_in1k", "ResNeXt50_32X4D_Weights.IMAGENET1K_V2", and where the architecture is known
             "IMAGENET1K_V2"); or a short one for the most accurate row with a free licence:
             "SOURCE/ARCHITECTURE" or, where the architecture is known, "SOURCE"; "imagenet" stands for any source.
+            "@288" behind any of them asks for that size: the test size, or the one that the row is for.
         architecture: the row must be of this one.
 
     Raises:
         ValueError: no row fits; the message lists those that do.
     """
+    base, _, size = name.rpartition("@")
+    if base and size.isdecimal():
+        return _at_size(find_published(base, architecture), int(size))
     fitting = [row for row in PUBLISHED if architecture in (None, row.architecture)]
     for row in fitting:
         if name in row.names:
@@ -152,6 +160,16 @@ def find_published(name: str, architecture: str | None = None) -> PublishedWeigh
     if free:
         return max(free, key=lambda row: row.top1 or 0.0)
     raise ValueError(f"{name!r} is no name of published weights{_of(architecture)}; {_choices(fitting, architecture)}")
+
+
+def _at_size(row: PublishedWeights, size: int) -> PublishedWeights:
+    if size == row.preprocessing.size:
+        return row
+    test = row.test_preprocessing
+    if test is None or test.size != size:
+        sizes = [str(known.size) for known in (row.preprocessing, test) if known is not None]
+        raise ValueError(f"{row.name} was not measured at {size} pixels, but at {' and '.join(sizes)}")
+    return replace(row, preprocessing=test, top1=row.test_top1, top5=None, at=size)
 
 
 def find_by_file_name(name: str) -> PublishedWeights | None:

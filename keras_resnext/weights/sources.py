@@ -52,8 +52,7 @@ def load_weights(
             row = find_published(weights, architecture)
         except ValueError as error:
             raise ValueError(f"weights={error}, or a file ending in one of {suffixes}") from None
-        if weights not in row.names:
-            print(f"keras-resnext: weights={weights!r} are {row.name}, {row.top1} % on ImageNet", file=sys.stderr)
+        tell_what_was_taken(weights, row)
         path = fetch(row)
     if not path.is_file():
         raise FileNotFoundError(f"weights={str(weights)!r}: there is no such file")
@@ -63,6 +62,12 @@ def load_weights(
         set_preprocessing(model, preprocessing)
     if row is not None:
         mark_as_published(model, row)
+
+
+def tell_what_was_taken(name: str, row: PublishedWeights) -> None:
+    """Says on standard error what a short name such as "imagenet" stands for."""
+    if name not in row.names:
+        print(f"keras-resnext: {name} stands for {row.name}, {row.top1} % on ImageNet", file=sys.stderr)
 
 
 def mark_as_published(model: keras.Model, row: PublishedWeights) -> None:

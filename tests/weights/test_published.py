@@ -121,6 +121,18 @@ def test_unknown_names(name, architecture, message):
         find_published(name, architecture)
 
 
+def test_the_test_size_by_name():
+    row = find_published("timm/resnext50_32x4d.a1h_in1k@288")
+    assert (row.preprocessing.size, row.preprocessing.resize, row.top1) == (288, 288, 82.016)
+    assert find_published(row.name) == row
+    assert find_published("timm@288", "resnext50_32x4d") == row
+    assert find_published("timm/resnext50_32x4d.a1h_in1k@224") == find_published("timm/resnext50_32x4d.a1h_in1k")
+    with pytest.raises(ValueError, match=r"a1h_in1k was not measured at 300 pixels, but at 224 and 288"):
+        find_published("timm/resnext50_32x4d.a1h_in1k@300")
+    with pytest.raises(ValueError, match=r"v2 was not measured at 288 pixels, but at 224"):
+        find_published("imagenet@288", "resnext50_32x4d")
+
+
 def test_rows_by_file():
     row = PUBLISHED[0]
     assert find_by_file_name("resnext50_32x4d-7cdf4587.pth") is row
