@@ -163,7 +163,8 @@ def _architecture(structure: Structure | None) -> str:
     row = identify(structure)
     if row is not None and structure.in_channels == 3:
         return row.name
-    kind = ("SE-" if structure.se_ratio else "") + ("ResNeXt" if structure.groups > 1 else "ResNet")
+    attention = "SE-" if structure.se_ratio else f"{structure.attention.upper()}-" if structure.attention else ""
+    kind = attention + ("ResNeXt" if structure.groups > 1 else "ResNet")
     groups = f"{structure.groups} groups of {structure.width_per_group}"
     return f"{kind}-{structure.depth} {structure.blocks}, {groups}, {structure.in_channels} input channels"
 
