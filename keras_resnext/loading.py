@@ -162,8 +162,9 @@ def from_pretrained(name: str, **options: Any) -> keras.Model:
     Args:
         name: one of `list_pretrained()`, such as "torchvision/resnext50_32x4d.imagenet1k_v2", or a short name,
             "mmcls/resnext50_32x4d" or "imagenet/resnext50_32x4d", for the most accurate of those that may be used
-            commercially.
-        options: of `ResNeXt`, such as `classes=10`, `include_top=False` or `input_shape`.
+            commercially; a line on standard error says which that is. "@288" behind it asks for the test size.
+        options: of `ResNeXt`, such as `classes=10`, `include_top=False` or `input_shape`. Classes, head and image size
+            are those of the checkpoint where no option says otherwise; a checkpoint of a backbone gives feature maps.
 
     Raises:
         ValueError: an unknown name, or options with which the weights do not fit.

@@ -39,7 +39,7 @@ STEM_POOLS = {
 
 
 class Activation(NamedTuple):
-    """An activation. Attributes: keras: its name there; least: a number that no output of it is below."""
+    """An activation: its name in Keras, and a number that no output of it is below."""
 
     keras: str
     least: float
