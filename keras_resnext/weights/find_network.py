@@ -22,7 +22,8 @@ WAYS_OUT = "Load the network without its head, include_top=False, or with a new 
 _AVERAGE = re.compile(r"(^|[._])(ema|swa|shadow|averaged?|avg|polyak)([._]|$)")
 _TRAINING = re.compile(r"optim|sched|scaler|history|hyper_parameters|loops", re.IGNORECASE)
 _BODY = re.compile(r"(backbone|encoder|trunk|body|base|base_model|features|feature_extractor|cnn)$")
-_INSIDE = re.compile(r"(layer\d+|conv\d+|norm\d*|bn\d+|gn\d+|ln\d+|stem)\.")
+_LAST = re.compile(r"(layer\d\.0\.conv3(\.conv)?|stages\.\d\.0\.conv3_1x1\.conv)\.weight")
+_INSIDE = re.compile(r"(layer\d+|stages|conv\d+|norm\d*|bn\d+|gn\d+|ln\d+|stem)\.")
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def _network(chosen: _Candidate, state: Mapping[str, Array], copies: bool, notes
 
 def _features(weights: Mapping[str, Array]) -> int:
     """Channels of the last stage, 0 if they cannot be seen."""
-    last = max((n for n in weights if re.fullmatch(r"layer\d\.0\.conv3\.weight", n)), default="")
+    last = max(filter(_LAST.fullmatch, weights), default="")
     return int(weights[last].shape[0]) if last and len(weights[last].shape) else 0
 
 

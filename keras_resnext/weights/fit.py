@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from ..network.structure import Structure
 from ..pytorch.checkpoint import CheckpointError
 from .adapt import Entries, Shape
-from .infer import expected_shapes
+from .expected import expected_shapes
 
 SHOWN = 1000  # names in a message
 

@@ -1,16 +1,17 @@
 """Reads the structure of a ResNeXt off its weights, and off its layers what weights do not show."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..network.checks import check_per_stage
 from ..network.layer_cfg import BATCH_NORM, NORM_TYPES, Norm, read_norm_cfg
-from ..network.structure import DILATIONS, EXPANSION, STRIDES, Structure, squeeze_width
-from .names import canonical_names, shortcut_indices
+from ..network.stages import DILATIONS, EXPANSION, STEM_POOLS, STRIDES, squeeze_width
+from ..network.structure import Structure
+from .adapt import Shape
+from .names import canonical_names, options_by_names
 
-Shape = tuple[int, ...]
 MAX_RATIO = 1024  # of squeeze-and-excitation; 16 is usual
 MAX_BLOCKS = 400  # of all stages; the deepest ResNet of the papers, of 1001 layers, has 333
 _CONV1 = re.compile(r"^layer(\d+)\.(\d+)\.conv1\.weight$")
@@ -19,70 +20,42 @@ _CONV1 = re.compile(r"^layer(\d+)\.(\d+)\.conv1\.weight$")
 def infer_from_names(shapes: Mapping[str, Shape], norm: Norm | None = None) -> Structure:
     """`infer_structure` by a checkpoint's own names."""
     canonical = {name: tuple(shapes[original]) for original, name in canonical_names(shapes).items()}
-    return infer_structure(canonical, 1 in shortcut_indices(shapes).values(), norm)
+    return infer_structure(canonical, options_by_names(shapes), norm)
 
 
-def expected_shapes(structure: Structure) -> dict[str, Shape]:
-    """Canonical name to PyTorch shape of every entry of a ResNeXt."""
-    shapes: dict[str, Shape] = {}
-    statistics = ("running_mean", "running_var") if structure.norm.has_statistics else ()
-
-    def convolution(name: str, norm: str, filters: int, channels: int, size: int = 1) -> None:
-        shapes[f"{name}.weight"] = filters, channels, size, size
-        shapes.update({f"{norm}.{kind}": (filters,) for kind in ("weight", "bias", *statistics)})
-
-    def biased(name: str, *shape: int) -> None:
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
-
-    channels = structure.in_channels
-    for i, (filters, size, _) in enumerate(structure.stem_convolutions):
-        parts = (f"stem.{i}.conv", f"stem.{i}.norm") if structure.deep_stem else ("conv1", "norm1")
-        convolution(*parts, filters, channels, size)
-        channels = filters
-    for block in (block for stage in structure.stages for block in stage):
-        name, width = block.name.replace("_", "."), block.width
-        convolution(f"{name}.conv1", f"{name}.norm1", width, block.channels)
-        convolution(f"{name}.conv2", f"{name}.norm2", width, width // block.groups, 3)
-        convolution(f"{name}.conv3", f"{name}.norm3", block.filters, width)
-        if block.projects:
-            convolution(f"{name}.downsample.conv", f"{name}.downsample.norm", block.filters, block.channels)
-        if block.squeezed is not None:
-            biased(f"{name}.se.conv1", block.squeezed, block.filters, 1, 1)
-            biased(f"{name}.se.conv2", block.filters, block.squeezed, 1, 1)
-        channels = block.filters
-    if structure.include_top:
-        biased("fc", structure.classes, channels)
-    return shapes
-
-
-def infer_structure(shapes: Mapping[str, Shape], avg_down: bool, norm: Norm | None = None) -> Structure:
-    """What the weights show: depth, groups, widths, stem, squeeze-and-excitation, norm, classes, head.
+def infer_structure(shapes: Mapping[str, Shape], named: Mapping[str, Any], norm: Norm | None = None) -> Structure:
+    """What the weights show: depth, groups, widths, stem, attention, norm, classes, head.
 
     Args:
         shapes: canonical name (`names.py`) to PyTorch shape.
-        avg_down: whether the shortcuts' names speak of average pooling.
+        named: what the checkpoint's own names speak of, `names.options_by_names`.
         norm: where it is known; else it must be BatchNorm, whose statistics show it.
 
     Returns:
-        The structure; style, dilations, strides and weight standardisation leave no trace and are the defaults.
+        The structure; what leaves no trace is the default or `named`: see `shown_by_weights`.
 
     Raises:
         ValueError: the entries are not those of a ResNeXt with bottleneck blocks; the message says what does not fit.
     """
     blocks = _blocks(shapes)
     stem = _stem(shapes)
-    width, channels = _shape(shapes, "layer1.0.conv1.weight")[0], _shape(shapes, "layer1.0.conv2.weight")[1]
-    expanded = _shape(shapes, "layer1.0.conv3.weight")[0]
+    grouped = "conv2.paths.0.conv" if "layer1.0.conv2.paths.0.conv.weight" in shapes else "conv2"
+    width = _shape(shapes, "layer1.0.conv1.weight")[0]
+    per_group = [_shape(shapes, f"layer{stage + 1}.0.{grouped}.weight")[1] for stage in range(len(blocks))]
+    channels, expanded = per_group[0], _shape(shapes, "layer1.0.conv3.weight")[0]
     if expanded % EXPANSION or width % channels:
         raise ValueError(
             f"the checkpoint is no ResNeXt: layer1.0 has {width} inner, {channels} grouped, {expanded} outer channels"
         )
     groups, base_channels = width // channels, expanded // EXPANSION
-    if groups == 1 and width != base_channels:
+    group_size = channels if groups > 1 and len(blocks) > 1 and len(set(per_group)) == 1 else None
+    if (groups == 1 or group_size) and width != base_channels:
         raise ValueError(
-            f"the checkpoint is a wide ResNet, no ResNeXt: with groups=1 layer1 has {base_channels} inner channels, "
-            f"here {width}"
+            f"the checkpoint is a wide ResNet, no ResNeXt: with {groups} groups of {channels} layer1 has "
+            f"{base_channels} inner channels, here {width}"
         )
+    if groups == 1 and "activation" in named:
+        raise ValueError("the checkpoint is one of timm's ResNets with SiLU, whose stems differ, and no ResNeXt")
     include_top = "fc.weight" in shapes
     structure = Structure.of(
         blocks=blocks,
@@ -92,18 +65,17 @@ def infer_structure(shapes: Mapping[str, Shape], avg_down: bool, norm: Norm | No
         groups=groups,
         # With one group mmcls ignores width_per_group; 64 is what a plain ResNet is called.
         width_per_group=channels if groups > 1 else 64,
+        group_size=group_size,
         base_channels=base_channels,
-        avg_down=avg_down,
-        se_ratio=_se_ratio(shapes, blocks, expanded),
         include_top=include_top,
         classes=_shape(shapes, "fc.weight")[0] if include_top else Structure.classes,
-        **stem,
+        **{**stem, **named, **_attention(shapes, blocks, width, expanded, named)},
     )
     return replace(structure, norm=norm or _norm(shapes))
 
 
 def infer_built(structure: Structure, layers: Mapping[str, Mapping[str, Any]]) -> Structure:
-    """`structure` with what the layers tell and their weights do not: style, strides, dilations, convolution, norm.
+    """`structure` with what the layers tell and their weights do not: see `shown_by_weights`.
 
     Args:
         structure: as inferred from the weights.
@@ -111,34 +83,58 @@ def infer_built(structure: Structure, layers: Mapping[str, Mapping[str, Any]]) -
 
     Raises:
         KeyError: a layer is missing or configured as no layer of a ResNeXt.
-        ValueError: strides or dilations that are no positive integers.
+        ValueError: strides or dilations that are no positive integers, or a padding of the stem that no ResNeXt has.
     """
     stages = range(1, len(structure.blocks) + 1)
-    firsts = [[layers[f"layer{stage}_0_conv{i}"]["config"] for i in (1, 2)] for stage in stages]
+    grouped = "conv2_paths_0_conv" if structure.attention == "sk" else "conv2"
+    firsts = [[layers[f"layer{stage}_0_{name}"]["config"] for name in ("conv1", grouped)] for stage in stages]
     strides = [[convolution["strides"][0] for convolution in pair] for pair in firsts]
     check_per_stage(len(stages), **{f"strides of convolution {i + 1}": [pair[i] for pair in strides] for i in (0, 1)})
     check_per_stage(len(stages), dilations=[second["dilation_rate"][0] for _, second in firsts])
+    halved = [f"layer{stage}_0_aa" in layers for stage in stages]
+    activation = layers["layer1_0_relu1"]
+    last = [name for name in layers if re.fullmatch(r"layer1_0_(conv3|(se_layer|eca)_scale|gc_add)", name)]
     return replace(
         structure,
         style="caffe" if any(first > 1 for first, _ in strides) else "pytorch",
-        strides=tuple(max(pair) for pair in strides),
+        strides=tuple(2 if half else max(pair) for pair, half in zip(strides, halved, strict=True)),
         dilations=tuple(second["dilation_rate"][0] for _, second in firsts),
         conv="ConvWS" if layers["layer1_0_conv1"]["class_name"] == "WSConv2D" else "Conv2d",
         norm=infer_norm(layers),
+        stem_pool=_stem_pool(layers) if structure.stem_pools else structure.stem_pool,
+        antialias=any(halved),
+        activation=activation["config"].get("activation", "relu") if activation["class_name"] != "ReLU" else "relu",
+        attention_last=last[-1] != "layer1_0_conv3" or len(last) == 1,
     )
 
 
-def shown_by_weights(structure: Structure) -> Structure:
-    """`structure` as its weights alone show it: the defaults for all that `infer_built` reads off the layers."""
+def _stem_pool(layers: Mapping[str, Mapping[str, Any]]) -> str:
+    """The key of `STEM_POOLS` that the stem's pooling is."""
+    padding = layers["maxpool_pad"]["config"]["padding"] if "maxpool_pad" in layers else None
+    pads = None if padding is None else tuple(padding[0])
+    found = [name for name, pool in STEM_POOLS.items() if pool.pads == pads]
+    if not found:
+        raise ValueError(f"maxpool_pad pads by {padding!r}, as no stem of a ResNeXt")
+    return found[0]
+
+
+def shown_by_weights(structure: Structure, names: Iterable[str] = ()) -> Structure:
+    """`structure` as its weights and their `names` alone show it: the defaults for what leaves no trace there."""
     stages = len(structure.blocks)
+    named = {**{name: getattr(Structure, name) for name in _TRACELESS}, **options_by_names(names)}
+    if structure.attention != "eca" and structure.widths[0] != structure.outputs[0]:  # its kernels show where it is
+        named["attention_last"] = structure.attention_last
     return replace(
         structure,
-        style=Structure.style,
         strides=STRIDES[:stages],
         dilations=DILATIONS[:stages],
         conv=Structure.conv,
         norm=Structure.norm,
+        **{**named, "avg_down": structure.avg_down},
     )
+
+
+_TRACELESS = ("style", "stem_pool", "antialias", "activation", "attention_last")
 
 
 def infer_norm(layers: Mapping[str, Mapping[str, Any]]) -> Norm:
@@ -178,7 +174,9 @@ def _blocks(shapes: Mapping[str, Shape]) -> tuple[int, ...]:
 def _stem(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     if "stem.0.conv.weight" in shapes:
         first, last = _shape(shapes, "stem.0.conv.weight"), _shape(shapes, "stem.2.conv.weight")
-        return {"stem": "imagenet", "deep_stem": True, "stem_channels": last[0], "in_channels": first[1]}
+        tiered = first[0] * 8 == last[0] * 3
+        sizes = {"stem_channels": last[0], "in_channels": first[1]}
+        return {"stem": "imagenet", "deep_stem": True, "tiered_stem": tiered, **sizes}
     filters, channels, height, _ = _shape(shapes, "conv1.weight")
     stems = {7: "imagenet", 3: "cifar"}
     if height not in stems:
@@ -188,12 +186,28 @@ def _stem(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     return {"stem": stems[height], "deep_stem": False, "stem_channels": filters, "in_channels": channels}
 
 
-def _se_ratio(shapes: Mapping[str, Shape], blocks: tuple[int, ...], expanded: int) -> int | None:
+def _attention(
+    shapes: Mapping[str, Shape], blocks: tuple[int, ...], width: int, expanded: int, named: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of the attention whose entries there are; {} for none."""
+    marks = {"se": "se.conv1", "gca": "gc.fc1", "eca": "eca.conv", "sk": "conv2.attn.reduce"}
+    kind = next((kind for kind, mark in marks.items() if f"layer1.0.{mark}.weight" in shapes), None)
+    if kind is None:
+        return {"attention_last": True}
+    if kind in ("eca", "sk"):  # what ECA weighs leaves no trace
+        return {"attention": kind}
+    weighed = _shape(shapes, f"layer1.0.{marks[kind]}.weight")[1]
+    last = named.get("attention_last", True) if width == expanded else weighed == expanded
+    if kind == "gca":
+        return {"attention": kind, "attention_last": last}
+    first = expanded if last else width
+    wanted = [(first * 2**i, _shape(shapes, f"layer{i + 1}.0.se.conv1.weight")[0]) for i in range(len(blocks))]
+    return {"se_ratio": _se_ratio(wanted), "attention_last": last}
+
+
+def _se_ratio(wanted: Sequence[tuple[int, int]]) -> int:
     """The ratio that gives every stage's squeeze width: 16 where it does, else the smallest."""
-    if "layer1.0.se.conv1.weight" not in shapes:
-        return None
-    wanted = [(expanded * 2**i, _shape(shapes, f"layer{i + 1}.0.se.conv1.weight")[0]) for i in range(len(blocks))]
-    for ratio in (16, *range(1, min(expanded, MAX_RATIO) + 1)):
+    for ratio in (16, *range(1, min(wanted[0][0], MAX_RATIO) + 1)):
         if all(squeeze_width(channels, ratio) == width for channels, width in wanted):
             return ratio
     raise ValueError(f"the checkpoint's squeeze-and-excitation widths follow no se_ratio: (channels, width) {wanted}")

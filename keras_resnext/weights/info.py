@@ -13,13 +13,15 @@ from ..network.architectures import identify
 from ..network.checks import is_integer
 from ..network.costs import StageCost, count_costs
 from ..network.layer_cfg import Norm
-from ..network.structure import USUAL_SIZES, Structure
+from ..network.stages import USUAL_SIZES
+from ..network.structure import Structure
 from ..pytorch.checkpoint import CheckpointError
 from ..pytorch.folder import list_weights_files, read_weights
 from .download import sha256
+from .expected import expected_shapes
 from .find_network import WAYS_OUT, find_network
 from .fit import blaming_the_checkpoint
-from .infer import expected_shapes, infer_built, infer_from_names, infer_norm
+from .infer import infer_built, infer_from_names, infer_norm
 from .keras_files import KERAS_SUFFIXES, read_config, read_keras_weights
 from .layouts import detect_layout
 from .names import canonical_names
@@ -176,7 +178,8 @@ def _architecture(structure: Structure | None) -> str:
     row = identify(structure)
     if row is not None and structure.in_channels == 3:
         return row.name
-    kind = ("SE-" if structure.se_ratio else "") + ("ResNeXt" if structure.groups > 1 else "ResNet")
+    attention = "SE-" if structure.se_ratio else f"{structure.attention.upper()}-" if structure.attention else ""
+    kind = attention + ("ResNeXt" if structure.groups > 1 else "ResNet")
     groups = f"{structure.groups} groups of {structure.width_per_group}"
     return f"{kind}-{structure.depth} {structure.blocks}, {groups}, {structure.in_channels} input channels"
 

@@ -14,7 +14,9 @@ INNER = re.compile(
 # How the first block shows itself; what stands before it is the prefix. Of positions in a Sequential, the first number
 # is the index of the first stage.
 MARKS = {
-    "named": re.compile(r"(?:(?<=\.)|^)layer1\.0\.conv[123]\.weight$"),
+    "named": re.compile(
+        r"(?:(?<=\.)|^)(?:layer1\.0\.conv[123](?:\.conv)?|stages\.0\.0\.conv[123]_(?:1x1|kxk)\.conv)\.weight$"
+    ),
     "detectron2": re.compile(r"(?:(?<=\.)|^)res2\.0\.conv[123]\.weight$"),
     "transformers": re.compile(r"(?:(?<=\.)|^)encoder\.stages\.0\.layers\.0\.layer\.[012]\.convolution\.weight$"),
     "positions": re.compile(r"(?:(?<=\.)|^)(\d{1,2})\.0\.conv[123]\.weight$"),
@@ -25,9 +27,9 @@ MAX_STAGES = 4
 _RULES: dict[str, tuple[tuple[re.Pattern[str], Replacement], ...]] = {
     kind: tuple((re.compile(pattern), replacement) for pattern, replacement in rules)
     for kind, rules in {
-        # A stem that is a module of its own: PSPNet's is a Sequential, Cadene's has named parts.
+        # A stem that is a module of its own; PSPNet's is a Sequential. timm's byobnet has more in stem.conv1.
         "named": (
-            (r"^(?:layer0|stem)\.(?=(?:conv1|bn1)\.)", ""),
+            (r"^stem\.(?=(?:conv1|bn1)\.[a-z_]+$)", ""),
             (r"^layer0\.0\.", "conv1."),
             (r"^layer0\.1\.", "bn1."),
         ),

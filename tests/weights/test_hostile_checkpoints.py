@@ -47,6 +47,10 @@ REFUSED = {
     "an empty kernel": (lambda: STATE | {"layer1.0.conv1.weight": bytes_of(0, 0, 1, 1)}, "has shape"),
     "half a network": (lambda: {n: v for n, v in STATE.items() if "bn2" not in n}, "16 missing"),
     "a head of two layers": (lambda: STATE | {"fc.2.weight": bytes_of(3, 5)}, "include_top=False"),
+    "a huge gate": (
+        lambda: STATE | {"layer1.0.se.conv.weight": bytes_of(1, 1, 10**6)},
+        r"3 missing: layer2\.0\.eca.*\(1, 1, 1000000\) in the checkpoint, \(1, 1, 3\) in the model",
+    ),
     "no network": (lambda: {"blocks.0.attn.qkv.weight": bytes_of(3, 3)}, "no ResNeXt"),
 }
 
@@ -98,16 +102,33 @@ def test_pipes_and_devices_are_not_opened(name, tmp_path):
                 read(path)
 
 
+def described_layers():
+    """What a .keras file says of the layers of `STATE`."""
+    config = {"strides": [1, 1], "dilation_rate": [1, 1], "epsilon": 1e-5}
+    parts = ("conv1", "conv2", "conv3", "bn1", "relu1")
+    return {
+        f"layer{i}_0_{part}": {"class_name": "ReLU", "config": dict(config)} for i in (1, 2, 3, 4) for part in parts
+    }
+
+
 @pytest.mark.parametrize("value", ["2", 0, -1, None, 1.5])
 @pytest.mark.parametrize("option", ["strides", "dilation_rate"])
 def test_strides_of_a_keras_file_that_are_no_numbers(option, value):
     structure = infer_from_names({name: v.shape for name, v in STATE.items()})
-    config = {"strides": [1, 1], "dilation_rate": [1, 1], "epsilon": 1e-5}
-    layers = {f"layer{i}_0_{part}": {"class_name": "Conv2D", "config": dict(config)} for i in (1, 2, 3, 4)
-              for part in ("conv1", "conv2", "bn1")}  # fmt: skip
+    layers = described_layers()
     assert infer_built(structure, layers).strides == (1, 1, 1, 1)
     layers["layer2_0_conv2"]["config"][option] = [value, value]
     with pytest.raises(ValueError, match="must be a positive integer"):
+        infer_built(structure, layers)
+
+
+def test_a_stem_of_a_keras_file_that_no_resnext_has():
+    structure = infer_from_names({name: v.shape for name, v in STATE.items()})
+    layers = described_layers()
+    layers["maxpool_pad"] = {"class_name": "ZeroPadding2D", "config": {"padding": [[1, 1], [1, 1]]}}
+    assert infer_built(structure, layers).stem_pool == "max"
+    layers["maxpool_pad"]["config"]["padding"] = [[5, 5], [5, 5]]
+    with pytest.raises(ValueError, match="as no stem of a ResNeXt"):
         infer_built(structure, layers)
 
 
