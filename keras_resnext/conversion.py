@@ -72,7 +72,7 @@ def convert(
     if verify and options.get("classes") is not None:
         raise ValueError(f"verify=True cannot compare a new random head; classes={options['classes']!r} makes one")
     model = load_model(source, ema=ema, bgr=bgr, prefix=prefix, **options)
-    if path.suffix != ".keras" and (lost := _lost(model)):
+    if path.suffix != ".keras" and (lost := _lost(model, layout or "torchvision")):
         warnings.warn(f"{path.name} cannot hold {', '.join(lost)}; only .keras files do", stacklevel=2)
     with placed_whole(path) as aside:
         if path.name.endswith(KERAS_SUFFIXES):
@@ -89,9 +89,9 @@ def convert(
     return model, agreement
 
 
-def _lost(model: keras.Model) -> list[str]:
+def _lost(model: keras.Model, layout: str) -> list[str]:
     """What of the model no file of weights alone can hold."""
-    lost = [f"{name}={value!r}" for name, value in unshown_options(model).items()]
+    lost = [f"{name}={value!r}" for name, value in unshown_options(model, layout).items()]
     preprocessing = get_preprocessing(model)
     usual = preprocessing == Preprocessing(preprocessing.size)  # `input_shape` says the size
     return lost if usual else [*lost, repr(preprocessing)]

@@ -16,9 +16,10 @@ from .pytorch.folder import is_hub_folder
 from .weights.assign import Source, assign, read_entries
 from .weights.infer import infer_structure
 from .weights.keras_files import KERAS_SUFFIXES, read_keras_weights
-from .weights.names import shortcut_indices
+from .weights.lookalikes import options_by_file_name, options_by_looks
+from .weights.names import options_by_names
 from .weights.published import find_by_file_name, find_published, list_pretrained
-from .weights.sources import PYTORCH_SUFFIXES, mark_as_published
+from .weights.sources import PYTORCH_SUFFIXES, mark_as_published, tell_what_was_taken
 
 BEST = "best.keras"  # in the folder of a training run
 
@@ -61,7 +62,7 @@ def load_model(
     known = (*KERAS_SUFFIXES, *PYTORCH_SUFFIXES)
     if not path.name.lower().endswith(known):
         try:
-            row = find_published(text)
+            find_published(text)
         except ValueError:
             if path.is_dir():
                 raise ValueError(
@@ -71,7 +72,7 @@ def load_model(
                 f"MODEL={text!r} is neither a file ending in {', '.join(known)}, nor published weights "
                 f"(`keras-resnext list` shows them), nor an architecture; choose one of {', '.join(ARCHITECTURES)}"
             ) from None
-        return from_pretrained(row.name, **options)
+        return from_pretrained(text, **options)
     if path.is_dir():
         raise ValueError(f"MODEL={text!r} is a folder, not a file")
     if not path.is_file():
@@ -137,10 +138,11 @@ def from_pytorch(
     )
     entries = read_entries(source, ema=ema, bgr=bgr, prefix=prefix, headless=headless)
     shapes = {name: tuple(array.shape) for name, (_, array) in entries.items()}
-    avg_down = 1 in shortcut_indices(original for original, _ in entries.values()).values()
     norm = read_norm_cfg(options["norm_cfg"]) if "norm_cfg" in options else None
-    structure = infer_structure(shapes, avg_down, norm)
+    structure = infer_structure(shapes, options_by_names(original for original, _ in entries.values()), norm)
     inferred = structure.options()
+    unseen = options_by_file_name(os.path.basename(source), structure) if isinstance(source, (str, os.PathLike)) else {}
+    inferred |= unseen or options_by_looks(structure, options)
     for per_stage in ("blocks", "strides", "dilations"):  # the caller may want the first stages alone
         inferred[per_stage] = inferred[per_stage][: options.get("num_stages")]
     if options.get("input_tensor") is None:
@@ -160,8 +162,9 @@ def from_pretrained(name: str, **options: Any) -> keras.Model:
     Args:
         name: one of `list_pretrained()`, such as "torchvision/resnext50_32x4d.imagenet1k_v2", or a short name,
             "mmcls/resnext50_32x4d" or "imagenet/resnext50_32x4d", for the most accurate of those that may be used
-            commercially.
-        options: of `ResNeXt`, such as `classes=10`, `include_top=False` or `input_shape`.
+            commercially; a line on standard error says which that is. "@288" behind it asks for the test size.
+        options: of `ResNeXt`, such as `classes=10`, `include_top=False` or `input_shape`. Classes, head and image size
+            are those of the checkpoint where no option says otherwise; a checkpoint of a backbone gives feature maps.
 
     Raises:
         ValueError: an unknown name, or options with which the weights do not fit.
@@ -172,4 +175,10 @@ def from_pretrained(name: str, **options: Any) -> keras.Model:
     if "weights" in options:
         raise ValueError(f"weights={options['weights']!r} cannot be given beside name={name!r}")
     row = find_published(name)
-    return create(row.architecture, **{**options, "weights": row.name})
+    tell_what_was_taken(name, row)
+    size = row.preprocessing.size
+    given = any(options.get(option) is not None for option in ("input_shape", "input_tensor", "pooling", "out_indices"))
+    usual: dict[str, Any] = {"classes": row.classes} if row.classes else {"include_top": "classes" in options}
+    if options.get("include_top", usual.get("include_top", True)) and not given:
+        usual["input_shape"] = (size, size, 3)
+    return create(row.architecture, **{**usual, **options, "weights": row.name})

@@ -1,4 +1,4 @@
-"""ResNeXt, read top to bottom as in the paper (arXiv 1611.05431); every option as in mmcls 0.25.0.
+"""ResNeXt, read top to bottom as in the paper (arXiv 1611.05431); options as in mmcls 0.25.0, and of timm's networks.
 
 Layers carry the names of the PyTorch modules with `_` for `.`: `conv1`, `bn1`, `layer1_0_conv2`,
 `layer1_0_downsample_0`, `fc`.
@@ -14,12 +14,14 @@ from typing import Any
 import keras
 from keras import layers
 
-from .network.architectures import find_architecture, identify
-from .network.blocks import LAST, bottleneck
+from .network.architectures import describe_changes, find_architecture, identify
+from .network.blocks import bottleneck
 from .network.blocks import stem as build_stem
-from .network.checks import check_positive, describe_unknown
+from .network.checks import describe_unknown
+from .network.elements import LAST
+from .network.images import make_images
 from .network.input_preprocessing import InputPreprocessing, usual_preprocessing
-from .network.structure import USUAL_SIZES, Structure
+from .network.structure import Structure
 from .weights.sources import load_weights
 
 Tensor = Any
@@ -39,6 +41,7 @@ def ResNeXt(
     classifier_activation: str | Callable[[Tensor], Tensor] | None = "softmax",
     name: str | None = None,
     blocks: Sequence[int] | None = None,
+    group_size: int | None = None,
     stem: str = "imagenet",
     stem_channels: int = 64,
     base_channels: int = 64,
@@ -48,7 +51,11 @@ def ResNeXt(
     out_indices: Sequence[int] | None = None,
     style: str = "pytorch",
     deep_stem: bool = False,
+    tiered_stem: bool = False,
+    stem_pool: str = "max",
     avg_down: bool = False,
+    antialias: bool = False,
+    activation: str = "relu",
     frozen_stages: int = -1,
     conv_cfg: Mapping[str, Any] | None = None,
     norm_cfg: Mapping[str, Any] | None = None,
@@ -56,7 +63,10 @@ def ResNeXt(
     with_cp: bool = False,
     zero_init_residual: bool = True,
     drop_path_rate: float = 0.0,
+    drop_path_rule: str = "constant",
     se_ratio: int | None = None,
+    attention: str | None = None,
+    attention_last: bool = True,
 ) -> keras.Model:
     """Builds a ResNeXt: images (batch, height, width, channels) to class scores (batch, classes) or feature maps.
 
@@ -80,6 +90,8 @@ def ResNeXt(
         classifier_activation: of `fc`; None gives logits.
         name: of the model; default such as "resnext50_32x4d".
         blocks: bottlenecks per stage, one number a stage; overrides `depth`.
+        group_size: channels per group in every stage, where the number of groups grows with the width instead; the
+            3x3 convolutions then have `base_channels * 2**i` channels, whatever `groups` says (timm's ResNeXt-26ts).
         stem: "imagenet", a 7x7 convolution with stride 2 and a max-pool; "cifar", a 3x3 with stride 1 and none, and
             three stages unless `blocks` says otherwise (paper, section 5.3).
         stem_channels, base_channels: channels after the stem; inner channels of the first stage of a ResNet.
@@ -90,15 +102,23 @@ def ResNeXt(
             unpacks a list of one.
         style: "pytorch" strides in the 3x3, "caffe" in the first 1x1.
         deep_stem: three 3x3 convolutions for the 7x7 (arXiv 1812.01187).
+        tiered_stem: of a deep stem, the first convolution has 3/8 of `stem_channels` instead of half of them.
+        stem_pool: "max", 3x3 with padding; "max_ceil", the same as Caffe does it, without; "avg", the mean of 2x2.
         avg_down: average pooling before the 1x1 of strided shortcuts (arXiv 1812.01187).
+        antialias: where a 3x3 strides, the mean of 2x2 behind it (timm's `aa_layer`); for sizes that 32 divides.
+        activation: "relu" or "silu", everywhere in the network but inside its attention.
         frozen_stages: n >= 0 freezes the stem and stages 1..n, BatchNorm statistics included.
         conv_cfg: None or {"type": "Conv2d" | "ConvWS"}; ConvWS standardises kernels.
         norm_cfg: {"type": "BN" | "SyncBN" | "GN" | "LN", ...}; see `normalization.read_norm_cfg`.
         norm_eval: BatchNorm uses and keeps its moving statistics in training; gamma and beta still learn.
         with_cp: recompute each block in the backward pass to save memory.
         zero_init_residual: the last norm of each block starts with gamma 0.
-        drop_path_rate: probability of dropping a block's residual branch (per sample, in training, the same for all).
+        drop_path_rate: probability of dropping a block's residual branch (per sample, in training).
+        drop_path_rule: "constant", the same for all blocks (mmcls); "linear", rising from 0 to it (timm).
         se_ratio: squeeze-and-excitation (arXiv 1709.01507) with this reduction, usually 16; None for none.
+        attention: in its place None, "eca" (arXiv 1910.03151), "gca", global context (arXiv 1904.11492), or "sk",
+            selective kernels for the 3x3 (arXiv 1903.06586).
+        attention_last: whether attention stands behind the last 1x1 of a block, or before it.
 
     Returns:
         A functional `keras.Model`.
@@ -108,12 +128,14 @@ def ResNeXt(
         FileNotFoundError: `weights` names no file.
         OSError: published weights cannot be downloaded; the message says where to put the file by hand.
 
-    Source: mmcls/models/backbones/{resnet,resnext,seresnext}.py at 0.25.0.
+    Source: mmcls/models/backbones/{resnet,resnext,seresnext}.py at 0.25.0; timm/models/{resnet,byobnet,sknet,senet}.py
+    at 1.0.31.
     """
-    image = _image(input_tensor, input_shape, include_top, stem)
+    image = make_images(input_tensor, input_shape, include_top, stem)
     structure = Structure.of(
         depth,
         blocks=blocks,
+        group_size=group_size,
         groups=groups,
         width_per_group=width_per_group,
         in_channels=image.shape[-1],
@@ -125,11 +147,17 @@ def ResNeXt(
         dilations=dilations,
         style=style,
         deep_stem=deep_stem,
+        tiered_stem=tiered_stem,
+        stem_pool=stem_pool,
         avg_down=avg_down,
+        antialias=antialias,
+        activation=activation,
         conv_cfg=conv_cfg,
         norm_cfg=norm_cfg,
         norm_eval=norm_eval,
         se_ratio=se_ratio,
+        attention=attention,
+        attention_last=attention_last,
         include_top=include_top,
         classes=classes,
         pooling=pooling,
@@ -137,6 +165,7 @@ def ResNeXt(
         frozen_stages=frozen_stages,
         zero_init_residual=zero_init_residual,
         drop_path_rate=drop_path_rate,
+        drop_path_rule=drop_path_rule,
         with_cp=with_cp,
     )
     x = image
@@ -154,12 +183,10 @@ def ResNeXt(
     model = keras.Model(inputs, outputs, name=name or structure.variant)
     _freeze(model, structure)
     if weights is not None:
-        # Published weights compute the same only in the network that they were trained in.
         row = identify(structure)
-        untrained: dict[str, Any] = {"style": style} if style != Structure.style else {}
-        untrained |= {"conv_cfg": conv_cfg} if structure.conv != Structure.conv else {}
-        untrained |= {"norm_cfg": norm_cfg} if not structure.norm.has_statistics else {}
-        load_weights(model, weights, row.name if row else None, untrained)
+        given = {"style": style, "conv_cfg": conv_cfg, "norm_cfg": norm_cfg}
+        changed = {name: given[name] for name in describe_changes(structure, row)}
+        load_weights(model, weights, row.name if row else None, changed)
     return model
 
 
@@ -243,34 +270,7 @@ def create(name: str, **options: Any) -> keras.Model:
     row = find_architecture(name)
     if problem := describe_unknown(options, tuple(inspect.signature(ResNeXt).parameters), "ResNeXt"):
         raise TypeError(problem)
-    return ResNeXt(**{"name": row.name, **row.all_options, **options})
-
-
-def _image(
-    input_tensor: Tensor | None,
-    input_shape: tuple[int | None, int | None, int] | None,
-    include_top: bool,
-    stem: str,
-) -> Tensor:
-    """The network's input, (batch, height, width, channels)."""
-    shape: Any = input_shape
-    if shape is None and input_tensor is not None:
-        shape = tuple(input_tensor.shape[1:])
-    elif shape is None:
-        size = USUAL_SIZES.get(str(stem)) if include_top else None
-        shape = (size, size, 3)
-    if not isinstance(shape, (list, tuple)) or len(shape) != 3:
-        raise ValueError(f"input_shape={shape!r} must be (height, width, channels)")
-    height, width, channels = shape
-    if height in (1, 3, 4) and (channels is None or channels > 16):
-        raise ValueError(
-            f"input_shape={shape!r} looks like (channels, height, width); ResNeXt takes (height, width, channels) "
-            f"whatever Keras's image_data_format says: {(width, channels, height)!r}"
-        )
-    sides = {f"input_shape[{i}]": side for i, side in enumerate((height, width)) if side is not None}
-    check_positive(**sides, **{"input_shape[2]": channels})
-    if input_tensor is None:
-        return keras.Input(tuple(shape), name="images")
-    if tuple(input_tensor.shape[1:]) != tuple(shape):
-        raise ValueError(f"input_shape={shape!r} differs from that of input_tensor, {input_tensor.shape[1:]}")
-    return input_tensor
+    own: dict[str, Any] = {"name": row.name, **row.all_options}
+    if options.get("include_top", True) and options.get("input_tensor") is None:
+        own["input_shape"] = (row.image_size, row.image_size, 3)
+    return ResNeXt(**{**own, **options})

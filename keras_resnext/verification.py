@@ -11,13 +11,13 @@ import keras
 import numpy as np
 
 from .loading import from_pytorch
+from .network.architectures import identify
 from .network.layer_cfg import BATCH_NORM
 from .network.structure import Structure
 from .pytorch.checkpoint import read_checkpoint
 from .weights.adapt import FIRST_CONVOLUTIONS
-from .weights.assign import state_dict, unshown_options
+from .weights.assign import state_dict, structure_of, unshown_options
 from .weights.find_network import find_network
-from .weights.infer import infer_from_names
 from .weights.layouts import layout_names
 from .weights.names import canonical_names
 
@@ -68,11 +68,12 @@ def verify(
         import torch
     except ImportError as error:
         raise ImportError(f"verifying needs PyTorch and torchvision or timm: {INSTALL}") from error
-    if unshown := unshown_options(model):
-        given = ", ".join(f"{name}={value!r}" for name, value in unshown.items())
+    structure, unshown = structure_of(model), unshown_options(model)
+    row = identify(structure)
+    if unknown := {name: value for name, value in unshown.items() if row is None or name not in row.options}:
+        given = ", ".join(f"{name}={value!r}" for name, value in unknown.items())
         raise ValueError(f"verify=True: neither torchvision nor timm has a network with {given}")
     weights = _load(checkpoint, ema, prefix)
-    structure = infer_from_names({name: tuple(array.shape) for name, array in weights.items()})
     library, module = _build_reference(structure)
     own = state_dict(model)
     names, state = layout_names(own, library, structure), {}
@@ -88,7 +89,7 @@ def verify(
     with torch.no_grad():
         x = torch.from_numpy(np.ascontiguousarray(images[..., ::-1] if bgr else images))
         expected = module.float().eval()(x.permute(0, 3, 1, 2)).numpy()
-    actual = _run_keras(own, images)
+    actual = _run_keras(own, images, unshown)
     difference = float(np.abs(actual - expected).max())
     relative = difference / max(float(np.abs(expected).max()), 1e-30)
     if not relative <= TOLERANCE:
@@ -117,13 +118,25 @@ def _load(checkpoint: str | os.PathLike[str], ema: bool, prefix: str | None) -> 
     return find_network(data, ema, prefix).weights
 
 
+# What torchvision's and timm's ResNet have alike; timm alone has architectures with others.
+_OF_TIMM = ("group_size", "tiered_stem", "stem_pool", "antialias", "activation", "attention", "attention_last")
+_USUAL: dict[str, Any] = {name: getattr(Structure, name) for name in _OF_TIMM}
+
+
 def _build_reference(structure: Structure) -> tuple[str, Any]:
     """(library, module) of the first library that is installed and has such a network."""
     blocks = structure.blocks
-    usual = replace(structure, stem="imagenet", stem_channels=64, base_channels=64, norm=BATCH_NORM)
+    classes = structure.classes if structure.include_top else 0
+    row = identify(structure)
+    if row is not None and row.options.keys() & _OF_TIMM and blocks == row.structure.blocks and _import("timm"):
+        import timm
+
+        if timm.is_model(row.name):
+            sizes: dict[str, Any] = {"num_classes": classes, "in_chans": structure.in_channels}
+            return "timm", timm.create_model(row.name, pretrained=False, **sizes)
+    usual = replace(structure, stem="imagenet", stem_channels=64, base_channels=64, norm=BATCH_NORM, **_USUAL)
     if structure != usual or len(blocks) != 4 or structure.se_ratio not in (None, 16):
         raise ValueError("verify=True: neither torchvision nor timm has such a network (stem, widths, stages or norms)")
-    classes = structure.classes if structure.include_top else 0
     plain = structure == replace(structure, deep_stem=False, avg_down=False, se_ratio=None, in_channels=3)
     if plain and _import("torchvision"):
         from torch import nn
@@ -182,13 +195,16 @@ def _import(library: str) -> bool:
 _DECLARED: list[Any] = []  # declarations last as long as their object
 
 
-def _run_keras(state: Mapping[str, np.ndarray], images: np.ndarray) -> np.ndarray:
-    """Logits, or pooled features without a head, of the same weights in float32: a model may compute in less."""
+def _run_keras(state: Mapping[str, np.ndarray], images: np.ndarray, unshown: Mapping[str, Any]) -> np.ndarray:
+    """Logits, or pooled features without a head, of the same weights in float32: a model may compute in less.
+
+    `unshown` are the options of the model that its weights cannot show.
+    """
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
         head = {"classifier_activation": None} if "fc.weight" in state else {"pooling": "avg"}
-        model = from_pytorch({name: array.astype("float32") for name, array in state.items()}, **head)
+        model = from_pytorch({name: array.astype("float32") for name, array in state.items()}, **head, **unshown)
     finally:
         keras.config.set_dtype_policy(policy)
     return np.asarray(keras.ops.convert_to_numpy(model(images, training=False)))

@@ -36,8 +36,8 @@ def list_() -> None:
     for column in ("weights", "top-1", "top-5", "licence"):
         weights.add_column(column, no_wrap=True, justify="right" if column.startswith("top") else "left")
     for published in PUBLISHED:
-        top5 = "" if published.top5 is None else f"{published.top5:.2f}"
-        weights.add_row(published.name, f"{published.top1:.2f}", top5, published.licence)
+        tops = ("" if top is None else f"{top:.2f}" for top in (published.top1, published.top5))
+        weights.add_row(published.name, *tops, published.licence)
     Console().print("", weights)
     Console().print("\nimagenet/ARCHITECTURE: the most accurate of these whose licence allows commercial use.")
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .checks import check_positive
-from .structure import Block, Structure
+from .stages import SK_DILATIONS, STEM_POOLS, Block
+from .structure import Structure
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def count_costs(structure: Structure, image_size: int | tuple[int, int]) -> tupl
         size = _strided(size, stride)
         products.append(_convolution(channels, filters, kernel, size))
         channels = filters
-    size = _strided(size, 2) if structure.stem_pools else size
+    if structure.stem_pools:
+        size = _strided(size, 2) if STEM_POOLS[structure.stem_pool].ceil else (size[0] // 2, size[1] // 2)
     costs = [_sum("stem", (*size, channels), products)]
     for stage, blocks in enumerate(structure.stages, start=1):
         products = []
@@ -75,13 +77,30 @@ def _bottleneck(block: Block, size: tuple[int, int]) -> Iterator[_Product]:
     """The convolutions of one block; `size` is that of its input."""
     after = _strided(size, block.stride)
     yield _convolution(block.channels, block.width, 1, _strided(size, block.strides[0]))
-    yield _convolution(block.width, block.width, 3, after, block.groups)
+    convolved = size if block.antialiases else after
+    for _ in SK_DILATIONS if block.attention == "sk" else (1,):
+        yield _convolution(block.width, block.width, 3, convolved, block.groups)
     yield _convolution(block.width, block.filters, 1, after)
     if block.squeezed is not None:
-        yield _Product(block.filters * block.squeezed, 1, block.squeezed)
-        yield _Product(block.filters * block.squeezed, 1, block.filters)
+        yield from _gate(block, after)
     if block.projects:
         yield _convolution(block.channels, block.filters, 1, after)
+
+
+def _gate(block: Block, size: tuple[int, int]) -> Iterator[_Product]:
+    """The products of a block's attention to `attended` channels of a map of this size."""
+    channels, squeezed = block.attended, block.squeezed or 0
+    if block.attention == "eca":
+        yield _Product(squeezed, channels, 0)
+    elif block.attention == "sk":
+        yield _Product(channels * squeezed, 1, 2 * squeezed)
+        yield _Product(squeezed * channels * len(SK_DILATIONS), 1, 0)
+    else:
+        if block.attention == "gca":
+            yield _Product(channels, size[0] * size[1], 1)
+            yield _Product(0, 1, 2 * squeezed)  # of its norm
+        yield _Product(channels * squeezed, 1, squeezed)
+        yield _Product(channels * squeezed, 1, channels)
 
 
 def _convolution(channels: int, filters: int, kernel: int, size: tuple[int, int], groups: int = 1) -> _Product:

@@ -5,6 +5,7 @@ has no gradient for it. That makes a training step tens of times slower on CPU a
 that stock runtimes refuse. `GroupedConv2D` computes the same sum another way; see `lowerings`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -162,3 +163,60 @@ class CeilAveragePooling2D(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "pool_size": self.pool_size}
+
+
+@keras.saving.register_keras_serializable(package="keras_resnext")
+class ConstantPadding2D(keras.layers.ZeroPadding2D):
+    """Pads height and width with `value`: (batch, height, width, channels), channels last whatever Keras's default.
+
+    Before a max-pool, a value that no other is below gives the same as PyTorch's padding with minus infinity, which
+    would spoil the ranges of quantised files.
+    """
+
+    def __init__(self, padding: int | tuple[Pair, Pair], value: float, **kwargs: Any) -> None:
+        super().__init__(padding, **{**kwargs, "data_format": "channels_last"})
+        self.value = value
+
+    def call(self, inputs: Tensor) -> Tensor:
+        return ops.pad(inputs, ((0, 0), *self.padding, (0, 0)), constant_values=self.value)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "value": self.value}
+
+
+@keras.saving.register_keras_serializable(package="keras_resnext")
+class MeanOverMap(keras.layers.Layer):
+    """The weighted mean of a map over all places: (batch, height, width, channels) to (batch, 1, 1, channels).
+
+    The weights are the softmax of the second input, (batch, height, width, 1), over all places
+    (GCNet, arXiv 1904.11492, figure 4d).
+    """
+
+    def call(self, tensors: tuple[Tensor, Tensor]) -> Tensor:
+        inputs, scores = tensors
+        shape = ops.shape(inputs)
+        places, channels = shape[1] * shape[2], inputs.shape[3]
+        weights = ops.softmax(ops.reshape(scores, (-1, 1, places)), axis=-1)
+        context = ops.matmul(weights, ops.reshape(inputs, (-1, places, channels)))
+        return ops.reshape(context, (-1, 1, 1, channels))
+
+    def compute_output_shape(self, input_shape: tuple[tuple[int | None, ...], ...]) -> tuple[int | None, ...]:
+        return input_shape[0][0], 1, 1, input_shape[0][3]
+
+
+@keras.saving.register_keras_serializable(package="keras_resnext")
+class MixedPaths(keras.layers.Layer):
+    """The sum of maps, each weighed channel by channel with the softmax of scores over the maps (arXiv 1903.06586).
+
+    Called on `[scores, *maps]`: (batch, 1, 1, maps * channels), one map's channels behind another's, and maps of
+    (batch, height, width, channels), as the sum is.
+    """
+
+    def call(self, tensors: Sequence[Tensor]) -> Tensor:
+        scores, *maps = tensors
+        shares = ops.softmax(ops.reshape(scores, (-1, 1, len(maps), maps[0].shape[3])), axis=2)
+        weighed = [x * shares[:, :, i : i + 1] for i, x in enumerate(maps)]
+        return sum(weighed[1:], weighed[0])
+
+    def compute_output_shape(self, input_shape: Sequence[tuple[int | None, ...]]) -> tuple[int | None, ...]:
+        return input_shape[1]

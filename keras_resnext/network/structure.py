@@ -2,61 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from .checks import check_choice, check_per_stage, check_positive, check_range, check_sequence, check_share, is_integer
+from .checks import check_choice, check_per_stage, check_positive, check_range, check_sequence, check_share
 from .layer_cfg import BATCH_NORM, Norm, read_conv_cfg, read_norm_cfg
-
-# Bottleneck blocks per stage by depth (arXiv 1512.03385, table 1; mmcls/models/backbones/resnext.py `arch_settings`).
-BLOCKS_BY_DEPTH: dict[int, tuple[int, ...]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-EXPANSION = 4
-STRIDES, DILATIONS = (1, 2, 2, 2), (1, 1, 1, 1)
-
-# Height and width in pixels that each stem is made for.
-USUAL_SIZES = {"imagenet": 224, "cifar": 32}
-STYLES = ("pytorch", "caffe")
-POOLINGS = (None, "avg", "max")
-
-
-class StemConvolution(NamedTuple):
-    """A convolution of the stem, with a norm and a ReLU behind it."""
-
-    filters: int
-    size: int
-    stride: int
-
-
-class Block(NamedTuple):
-    """A bottleneck: 1x1, grouped 3x3, 1x1, added to the shortcut (arXiv 1611.05431, figure 3c).
-
-    Attributes:
-        name: "layer1_0".
-        channels: of its input.
-        width: channels of the first two convolutions.
-        filters: channels of its output.
-        groups: of the 3x3.
-        strides: of the first 1x1 and of the 3x3; one of them is 1.
-        dilation: of the 3x3.
-        squeezed: inner channels of squeeze-and-excitation, None for none.
-    """
-
-    name: str
-    channels: int
-    width: int
-    filters: int
-    groups: int
-    strides: tuple[int, int]
-    dilation: int
-    squeezed: int | None
-
-    @property
-    def stride(self) -> int:
-        return max(self.strides)
-
-    @property
-    def projects(self) -> bool:
-        """Whether the shortcut is a convolution, for the shape changes."""
-        return self.stride != 1 or self.channels != self.filters
+from .stages import (
+    ACTIVATIONS,
+    ATTENTIONS,
+    DILATIONS,
+    DROP_PATH_RULES,
+    EXPANSION,
+    POOLINGS,
+    STEM_POOLS,
+    STRIDES,
+    STYLES,
+    USUAL_SIZES,
+    Block,
+    StemConvolution,
+    blocks_of_depth,
+    check_out_indices,
+    squeeze_width,
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +46,7 @@ class Structure:
     blocks: tuple[int, ...]
     groups: int = 32
     width_per_group: int = 4
+    group_size: int | None = None
     in_channels: int = 3
     stem: str = "imagenet"
     stem_channels: int = 64
@@ -88,11 +55,17 @@ class Structure:
     strides: tuple[int, ...] = STRIDES
     dilations: tuple[int, ...] = DILATIONS
     deep_stem: bool = False
+    tiered_stem: bool = False
+    stem_pool: str = "max"
     avg_down: bool = False
+    antialias: bool = False
+    activation: str = "relu"
     conv: str = "Conv2d"
     norm: Norm = BATCH_NORM
     norm_eval: bool = False
     se_ratio: int | None = None
+    attention: str | None = None
+    attention_last: bool = True
     include_top: bool = True
     classes: int = 1000
     pooling: str | None = None
@@ -100,6 +73,7 @@ class Structure:
     frozen_stages: int = -1
     zero_init_residual: bool = True
     drop_path_rate: float = 0.0
+    drop_path_rule: str = "constant"
     with_cp: bool = False
 
     @classmethod
@@ -132,7 +106,7 @@ class Structure:
             dilations = DILATIONS[:3] if tuple(dilations) == DILATIONS else dilations
         check_range("num_stages", num_stages, 1, 4)
         if blocks is None:
-            per_stage = _blocks_of_depth(depth, stem)[:num_stages]
+            per_stage = blocks_of_depth(depth, stem)[:num_stages]
         else:
             check_per_stage(num_stages, blocks=blocks)
             per_stage, depth = tuple(blocks), 2 + 3 * sum(blocks)
@@ -155,13 +129,18 @@ class Structure:
         check_choice("stem", self.stem, tuple(USUAL_SIZES))
         check_choice("style", self.style, STYLES)
         check_choice("pooling", self.pooling, POOLINGS)
-        ratio = {} if self.se_ratio is None else {"se_ratio": self.se_ratio}
+        check_choice("stem_pool", self.stem_pool, tuple(STEM_POOLS))
+        check_choice("activation", self.activation, tuple(ACTIVATIONS))
+        check_choice("attention", self.attention, (None, *ATTENTIONS))
+        check_choice("drop_path_rule", self.drop_path_rule, DROP_PATH_RULES)
+        optional = {"se_ratio": self.se_ratio, "group_size": self.group_size}
         numbers = ("groups", "width_per_group", "classes", "stem_channels", "base_channels", "in_channels")
-        check_positive(**{name: getattr(self, name) for name in numbers}, **ratio)
+        check_positive(**{name: getattr(self, name) for name in numbers})
+        check_positive(**{name: value for name, value in optional.items() if value is not None})
         for name in numbers:  # NumPy's integers are welcome
             object.__setattr__(self, name, int(getattr(self, name)))
         if self.out_indices is not None:
-            _check_out_indices(self.out_indices, self.include_top, len(self.blocks))
+            check_out_indices(self.out_indices, self.include_top, len(self.blocks))
             object.__setattr__(self, "out_indices", tuple(sorted(set(self.out_indices))))
         check_range("frozen_stages", self.frozen_stages, -1, len(self.blocks))
         check_share("drop_path_rate", self.drop_path_rate, one=False)
@@ -170,6 +149,7 @@ class Structure:
                 f"deep_stem=True needs stem='imagenet' ({self.stem!r} given) and even stem_channels "
                 f"({self.stem_channels})"
             )
+        self._check_combinations()
         normed = [filters for filters, _, _ in self.stem_convolutions]
         for count in (*normed, *self.widths, *self.outputs):
             if count % self.norm.num_groups:
@@ -177,10 +157,25 @@ class Structure:
                     f"norm_cfg={self.norm.cfg!r}: num_groups must divide the channels of every norm, here {count}"
                 )
 
+    def _check_combinations(self) -> None:
+        if self.attention is not None and self.se_ratio is not None:
+            raise ValueError(f"attention={self.attention!r} and se_ratio={self.se_ratio!r} exclude each other")
+        if self.tiered_stem and (not self.deep_stem or self.stem_channels % 8):
+            raise ValueError(
+                f"tiered_stem=True needs deep_stem=True ({self.deep_stem} given) and stem_channels that 8 divides "
+                f"({self.stem_channels})"
+            )
+        if self.antialias and self.style != "pytorch":
+            raise ValueError(f"antialias=True needs style='pytorch' ({self.style!r} given)")
+        if self.group_size is not None and (uneven := [width for width in self.widths if width % self.group_size]):
+            raise ValueError(f"group_size={self.group_size} must divide the channels of every 3x3, here {uneven[0]}")
+
     @property
     def variant(self) -> str:
         """The model's usual name, such as "seresnext50_32x4d"."""
-        return f"{'se' if self.se_ratio else ''}resnext{self.depth}_{self.groups}x{self.width_per_group}d"
+        kind = "se" if self.se_ratio else {None: "", "gca": "gc"}.get(self.attention, self.attention)
+        groups = f"{self.groups}x{self.width_per_group}d" if self.group_size is None else f"g{self.group_size}"
+        return f"{kind}resnext{self.depth}_{groups}"
 
     @property
     def usual_size(self) -> int:
@@ -190,7 +185,8 @@ class Structure:
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels of each stage's 3x3 convolutions."""
-        first = self.groups * self.width_per_group if self.groups > 1 else self.base_channels
+        plain = self.groups == 1 or self.group_size is not None
+        first = self.base_channels if plain else self.groups * self.width_per_group
         return tuple(first * 2**stage for stage in range(len(self.blocks)))
 
     @property
@@ -208,44 +204,60 @@ class Structure:
         channels = self.stem_channels
         if self.deep_stem:
             half = channels // 2
-            return StemConvolution(half, 3, 2), StemConvolution(half, 3, 1), StemConvolution(channels, 3, 1)
+            first = channels // 8 * 3 if self.tiered_stem else half
+            return StemConvolution(first, 3, 2), StemConvolution(half, 3, 1), StemConvolution(channels, 3, 1)
         return (StemConvolution(channels, 7, 2) if self.stem_pools else StemConvolution(channels, 3, 1),)
 
     @property
     def stem_pools(self) -> bool:
-        """Whether a max-pool of 3x3 with stride 2 ends the stem."""
+        """Whether a pooling ends the stem."""
         return self.stem == "imagenet"
 
     @property
     def stages(self) -> tuple[tuple[Block, ...], ...]:
         """The blocks of every stage."""
-        stages, channels = [], self.stem_channels
+        stages, channels, before = [], self.stem_channels, 0
         for stage, count in enumerate(self.blocks):
             blocks: list[Block] = []
-            filters = self.outputs[stage]
+            filters, width = self.outputs[stage], self.widths[stage]
+            attended = filters if self.attention_last and self.attention != "sk" else width
             for block in range(count):
                 stride = self.strides[stage] if block == 0 else 1
                 blocks.append(
                     Block(
                         name=f"layer{stage + 1}_{block}",
                         channels=channels,
-                        width=self.widths[stage],
+                        width=width,
                         filters=filters,
-                        groups=self.groups,
+                        groups=self.groups if self.group_size is None else width // self.group_size,
                         strides=(1, stride) if self.style == "pytorch" else (stride, 1),
                         dilation=self.dilations[stage],
-                        squeezed=None if self.se_ratio is None else squeeze_width(filters, self.se_ratio),
+                        attention="se" if self.se_ratio else self.attention,
+                        squeezed=self._squeezed(attended),
+                        attended=attended,
+                        antialiases=self.antialias and stride == 2,
+                        drop_path_rate=self._drop_path_rate(before),
                     )
                 )
-                channels = filters
+                channels, before = filters, before + 1
             stages.append(tuple(blocks))
         return tuple(stages)
+
+    def _squeezed(self, channels: int) -> int | None:
+        if self.se_ratio is not None:
+            return squeeze_width(channels, self.se_ratio)
+        return None if self.attention is None else ATTENTIONS[self.attention](channels)
+
+    def _drop_path_rate(self, before: int) -> float:
+        """Of the block that has `before` others before it: rising from 0 to the whole rate, or the same for all."""
+        share = before / max(sum(self.blocks) - 1, 1) if self.drop_path_rule == "linear" else 1
+        return self.drop_path_rate * share
 
     @property
     def whole_blocks(self) -> tuple[int, ...]:
         """`blocks` of the network of this depth that these are the first stages of; `blocks` where there is none."""
         try:
-            whole = _blocks_of_depth(self.depth, self.stem)
+            whole = blocks_of_depth(self.depth, self.stem)
         except ValueError:
             return self.blocks
         return whole if whole[: len(self.blocks)] == self.blocks else self.blocks
@@ -253,8 +265,10 @@ class Structure:
     @property
     def weights_key(self) -> tuple[Any, ...]:
         """Equal for structures that the same published weights fit, however many of the stages they have."""
-        stem = (self.stem, self.stem_channels, self.deep_stem)
-        return (self.whole_blocks, self.widths[0], self.groups, self.base_channels, self.avg_down, self.se_ratio, *stem)
+        stem = (self.stem, self.stem_channels, self.deep_stem, self.tiered_stem, self.stem_pool)
+        inside = (self.widths[0], self.stages[0][0].groups, self.group_size, self.base_channels, self.activation)
+        gates = (self.se_ratio, self.attention, self.attention_last or not (self.attention or self.se_ratio))
+        return (self.whole_blocks, *stem, *inside, *gates, self.avg_down, self.antialias)
 
     def options(self) -> dict[str, Any]:
         """The options of `ResNeXt` that make this structure, on images of `in_channels`."""
@@ -264,34 +278,3 @@ class Structure:
 
 
 _NOT_OPTIONS = ("depth", "in_channels", "conv", "norm")  # those that ResNeXt takes in another form, or not at all
-
-
-def squeeze_width(channels: int, ratio: int) -> int:
-    """Inner channels of squeeze-and-excitation: `channels // ratio` rounded to a multiple of 8, at least 8.
-
-    Never below 0.9 of the value (mmcls/models/utils/make_divisible.py).
-    """
-    value = channels // ratio
-    rounded = max(8, (value + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * value else rounded
-
-
-def _blocks_of_depth(depth: int, stem: str) -> tuple[int, ...]:
-    """The paper's table, or n each for a CIFAR network of 9n + 2 layers."""
-    if stem == "cifar":
-        if not is_integer(depth) or depth < 11 or (depth - 2) % 9:
-            raise ValueError(f"depth={depth!r} must be 9n + 2 with stem='cifar', such as 29; or give blocks")
-        return ((depth - 2) // 9,) * 3
-    if not is_integer(depth) or depth not in BLOCKS_BY_DEPTH:
-        choices = ", ".join(map(str, BLOCKS_BY_DEPTH))
-        raise ValueError(f"depth={depth!r} is unknown; choose one of {choices}, or give blocks")
-    return BLOCKS_BY_DEPTH[depth]
-
-
-def _check_out_indices(out_indices: tuple[int, ...], include_top: bool, num_stages: int) -> None:
-    if include_top:
-        raise ValueError(f"out_indices={out_indices!r} returns feature maps, which needs include_top=False")
-    if not out_indices:
-        raise ValueError(f"out_indices={out_indices!r} must name at least one stage")
-    for index in out_indices:
-        check_range("out_indices entry", index, 0, num_stages - 1)

@@ -16,12 +16,12 @@ from .adapt import Entries, Shape, adapt, swap_red_and_blue
 from .find_network import Network, find_network
 from .infer import infer_built, infer_from_names, infer_norm, shown_by_weights
 from .layouts import layout_names
-from .names import PART, canonical_names, module_name, shortcut_indices
+from .names import PART, canonical_names, module_name, options_by_names, shortcut_indices
 
 Array = Any
 Source = str | os.PathLike[str] | Mapping[str, Array]
 
-# Keras variable -> entry in PyTorch. Kernels are transposed by rank: OIHW to HWIO (grouped too), OI to IO.
+# Keras variable -> entry in PyTorch. Kernels are transposed by rank: OIHW to HWIO (grouped too), OIK to KIO, OI to IO.
 ENTRIES = {
     "kernel": "weight",
     "bias": "bias",
@@ -30,8 +30,8 @@ ENTRIES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-TO_KERAS: Mapping[int, tuple[int, ...]] = {4: (2, 3, 1, 0), 2: (1, 0)}
-TO_PYTORCH: Mapping[int, tuple[int, ...]] = {4: (3, 2, 0, 1), 2: (1, 0)}
+TO_KERAS: Mapping[int, tuple[int, ...]] = {4: (2, 3, 1, 0), 3: (2, 1, 0), 2: (1, 0)}
+TO_PYTORCH: Mapping[int, tuple[int, ...]] = {4: (3, 2, 0, 1), 3: (2, 1, 0), 2: (1, 0)}
 STRIP = 64  # columns that a transposed copy takes at a time, so that what it reads stays in the processor's cache
 
 
@@ -105,10 +105,15 @@ def structure_of(model: keras.Model) -> Structure:
         raise ValueError(f"model={model.name!r} is not built by ResNeXt: it has no layer {error}") from None
 
 
-def unshown_options(model: keras.Model) -> dict[str, Any]:
-    """Options of `ResNeXt` that the weights of `model` cannot show, where they are not the default."""
+def unshown_options(model: keras.Model, layout: str = "mmcls") -> dict[str, Any]:
+    """Options of `ResNeXt` that the weights of `model`, written in `layout`, cannot show, if they are not the default.
+
+    Raises:
+        ValueError: as `layout_names`.
+    """
     structure = structure_of(model)
-    own, usual = structure.options(), shown_by_weights(structure).options()
+    names = layout_names(state_dict(model), layout, structure).values() if layout == "timm" else ()
+    own, usual = structure.options(), shown_by_weights(structure, names).options()
     return {name: value for name, value in own.items() if value != usual[name]}
 
 
@@ -196,7 +201,7 @@ def assign(model: keras.Model, entries: Entries, adapting: bool) -> None:
             misshaped.append(f"{original}: {array.dtype} is no number")
         elif tuple(array.shape) != wanted[name]:
             misshaped.append(f"{original}: {tuple(array.shape)} in the checkpoint, {wanted[name]} in the model")
-    misshaped += _shortcut_mismatches(model, entries)
+    misshaped += _shortcut_mismatches(model, entries) + _option_mismatches(model, entries)
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
     if any(problems.values()):
         lines = [f"{len(names)} {what}: {'; '.join(names)}" for what, names in problems.items() if names]
@@ -242,6 +247,20 @@ def _shortcut_mismatches(model: keras.Model, entries: Mapping[str, tuple[str, np
             has = "" if index else "no "
             mismatches.append(f"{block}.downsample: {has}average pooling in the checkpoint; set avg_down={bool(index)}")
     return mismatches
+
+
+def _option_mismatches(model: keras.Model, entries: Mapping[str, tuple[str, np.ndarray]]) -> list[str]:
+    """What the names of a library say of its network, where the model is another: same shapes, other numbers."""
+    named = options_by_names(original for original, _ in entries.values())
+    told = {name: value for name, value in named.items() if name != "avg_down"}
+    if not told:
+        return []
+    own = structure_of(model).options()
+    if own["attention"] is None and own["se_ratio"] is None:
+        told.pop("attention_last", None)
+    return [
+        f"{name}={own[name]!r} in the model; set {name}={value!r}" for name, value in told.items() if own[name] != value
+    ]
 
 
 def _left_out(name: str, variables: Mapping[str, keras.Variable]) -> bool:

@@ -26,7 +26,9 @@ _UNNAMED = re.compile(r"optim|sched|scaler|history|hyper_parameters|loops", re.I
 
 # How the first block shows itself: what stands before it, and the index of the first stage in a Sequential.
 _MARKS = {
-    "named": re.compile(r"(?:(?<=\.)|^)layer1\.0\.conv[123]\.weight$"),
+    "named": re.compile(
+        r"(?:(?<=\.)|^)(?:layer1\.0\.conv[123](?:\.conv)?|stages\.0\.0\.conv[123]_(?:1x1|kxk)\.conv)\.weight$"
+    ),
     "detectron2": re.compile(r"(?:(?<=\.)|^)res2\.0\.conv[123]\.weight$"),
     "positions": re.compile(r"(?:(?<=\.)|^)(\d{1,2})\.0\.conv[123]\.weight$"),
 }
@@ -40,7 +42,8 @@ _DETECTRON2 = tuple(
         (r"^(layer\d\.\d+)\.shortcut\.", r"\1.downsample.0."),
     )
 )
-_INSIDE = re.compile(r"(layer\d+|conv\d+|norm\d*|bn\d+|gn\d+|ln\d+|stem)\.")
+_LAST = re.compile(r"(layer\d\.0\.conv3(\.conv)?|stages\.\d\.0\.conv3_1x1\.conv)\.weight")
+_INSIDE = re.compile(r"(layer\d+|stages|conv\d+|norm\d*|bn\d+|gn\d+|ln\d+|stem)\.")
 
 
 @dataclass(frozen=True)
@@ -253,7 +256,7 @@ def _plain(name: str, chosen: _Candidate) -> str:
 
 def _features(weights: Mapping[str, Array]) -> int:
     """Channels of the last stage, 0 if they cannot be seen."""
-    last = max((n for n in weights if re.fullmatch(r"layer\d\.0\.conv3\.weight", n)), default="")
+    last = max(filter(_LAST.fullmatch, weights), default="")
     return int(weights[last].shape[0]) if last and len(weights[last].shape) else 0
 
 

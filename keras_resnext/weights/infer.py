@@ -1,13 +1,14 @@
 """Reads the structure of a ResNeXt off its weights, and off its layers what weights do not show."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..network.layer_cfg import BATCH_NORM, NORM_TYPES, Norm, read_norm_cfg
-from ..network.structure import DILATIONS, EXPANSION, STRIDES, Structure, squeeze_width
-from .names import canonical_names, shortcut_indices
+from ..network.stages import DILATIONS, EXPANSION, SK_DILATIONS, STEM_POOLS, STRIDES, squeeze_width
+from ..network.structure import Structure
+from .names import canonical_names, options_by_names
 
 Shape = tuple[int, ...]
 _CONV1 = re.compile(r"^layer(\d+)\.(\d+)\.conv1\.weight$")
@@ -16,7 +17,7 @@ _CONV1 = re.compile(r"^layer(\d+)\.(\d+)\.conv1\.weight$")
 def infer_from_names(shapes: Mapping[str, Shape], norm: Norm | None = None) -> Structure:
     """`infer_structure` by a checkpoint's own names."""
     canonical = {name: tuple(shapes[original]) for original, name in canonical_names(shapes).items()}
-    return infer_structure(canonical, 1 in shortcut_indices(shapes).values(), norm)
+    return infer_structure(canonical, options_by_names(shapes), norm)
 
 
 def expected_names(structure: Structure) -> set[str]:
@@ -24,48 +25,79 @@ def expected_names(structure: Structure) -> set[str]:
     stem = [f"stem.{i}." for i in range(len(structure.stem_convolutions))] if structure.deep_stem else []
     convolutions = [f"{part}conv" for part in stem] or ["conv1"]
     norms = [f"{part}norm" for part in stem] or ["norm1"]
-    biased = ["fc"] if structure.include_top else []
+    affine, biased = [], ["fc"] if structure.include_top else []
     for block in (block for stage in structure.stages for block in stage):
         name = block.name.replace("_", ".")
-        convolutions += [f"{name}.conv{i}" for i in (1, 2, 3)] + [f"{name}.downsample.conv"] * block.projects
-        norms += [f"{name}.norm{i}" for i in (1, 2, 3)] + [f"{name}.downsample.norm"] * block.projects
-        biased += [f"{name}.se.conv{i}" for i in (1, 2)] if block.squeezed else []
+        ends = (1, 3) if block.attention == "sk" else (1, 2, 3)
+        convolutions += [f"{name}.conv{i}" for i in ends] + [f"{name}.downsample.conv"] * block.projects
+        norms += [f"{name}.norm{i}" for i in ends] + [f"{name}.downsample.norm"] * block.projects
+        gate = _GATES.get(block.attention or "", _Gate())
+        convolutions += [f"{name}.{part}" for part in gate.convolutions]
+        norms += [f"{name}.{part}" for part in gate.norms]
+        affine += [f"{name}.{part}" for part in gate.affine]
+        biased += [f"{name}.{part}" for part in gate.biased]
     statistics = ("running_mean", "running_var") if structure.norm.has_statistics else ()
     return {
         *(f"{name}.weight" for name in convolutions),
         *(f"{name}.{kind}" for name in norms for kind in ("weight", "bias", *statistics)),
-        *(f"{name}.{kind}" for name in biased for kind in ("weight", "bias")),
+        *(f"{name}.{kind}" for name in (*affine, *biased) for kind in ("weight", "bias")),
     }
 
 
-def infer_structure(shapes: Mapping[str, Shape], avg_down: bool, norm: Norm | None = None) -> Structure:
-    """What the weights show: depth, groups, widths, stem, squeeze-and-excitation, norm, classes, head.
+class _Gate(NamedTuple):
+    """The entries of an attention: convolutions without bias, norms of the network's kind, affine ones, and biased."""
+
+    convolutions: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
+    affine: tuple[str, ...] = ()
+    biased: tuple[str, ...] = ()
+
+
+_PATHS = tuple(f"conv2.paths.{i}" for i in range(len(SK_DILATIONS)))
+_GATES = {
+    "se": _Gate(biased=("se.conv1", "se.conv2")),
+    "eca": _Gate(convolutions=("eca.conv",)),
+    "gca": _Gate(affine=("gc.norm",), biased=("gc.attn", "gc.fc1", "gc.fc2")),
+    "sk": _Gate(
+        (*(f"{path}.conv" for path in _PATHS), "conv2.attn.reduce", "conv2.attn.select"),
+        (*(f"{path}.norm" for path in _PATHS), "conv2.attn.norm"),
+    ),
+}
+
+
+def infer_structure(shapes: Mapping[str, Shape], named: Mapping[str, Any], norm: Norm | None = None) -> Structure:
+    """What the weights show: depth, groups, widths, stem, attention, norm, classes, head.
 
     Args:
         shapes: canonical name (`names.py`) to PyTorch shape.
-        avg_down: whether the shortcuts' names speak of average pooling.
+        named: what the checkpoint's own names speak of, `names.options_by_names`.
         norm: where it is known; else it must be BatchNorm, whose statistics show it.
 
     Returns:
-        The structure; style, dilations, strides and weight standardisation leave no trace and are the defaults.
+        The structure; what leaves no trace is the default or `named`: see `shown_by_weights`.
 
     Raises:
         ValueError: the entries are not those of a ResNeXt with bottleneck blocks; the message says what does not fit.
     """
     blocks = _blocks(shapes)
     stem = _stem(shapes)
-    width, channels = _shape(shapes, "layer1.0.conv1.weight")[0], _shape(shapes, "layer1.0.conv2.weight")[1]
-    expanded = _shape(shapes, "layer1.0.conv3.weight")[0]
+    grouped = "conv2.paths.0.conv" if "layer1.0.conv2.paths.0.conv.weight" in shapes else "conv2"
+    width = _shape(shapes, "layer1.0.conv1.weight")[0]
+    per_group = [_shape(shapes, f"layer{stage + 1}.0.{grouped}.weight")[1] for stage in range(len(blocks))]
+    channels, expanded = per_group[0], _shape(shapes, "layer1.0.conv3.weight")[0]
     if expanded % EXPANSION or width % channels:
         raise ValueError(
             f"the checkpoint is no ResNeXt: layer1.0 has {width} inner, {channels} grouped, {expanded} outer channels"
         )
     groups, base_channels = width // channels, expanded // EXPANSION
-    if groups == 1 and width != base_channels:
+    group_size = channels if groups > 1 and len(blocks) > 1 and len(set(per_group)) == 1 else None
+    if (groups == 1 or group_size) and width != base_channels:
         raise ValueError(
-            f"the checkpoint is a wide ResNet, no ResNeXt: with groups=1 layer1 has {base_channels} inner channels, "
-            f"here {width}"
+            f"the checkpoint is a wide ResNet, no ResNeXt: with {groups} groups of {channels} layer1 has "
+            f"{base_channels} inner channels, here {width}"
         )
+    if groups == 1 and "activation" in named:
+        raise ValueError("the checkpoint is one of timm's ResNets with SiLU, whose stems differ, and no ResNeXt")
     include_top = "fc.weight" in shapes
     structure = Structure.of(
         blocks=blocks,
@@ -75,18 +107,17 @@ def infer_structure(shapes: Mapping[str, Shape], avg_down: bool, norm: Norm | No
         groups=groups,
         # With one group mmcls ignores width_per_group; 64 is what a plain ResNet is called.
         width_per_group=channels if groups > 1 else 64,
+        group_size=group_size,
         base_channels=base_channels,
-        avg_down=avg_down,
-        se_ratio=_se_ratio(shapes, blocks, expanded),
         include_top=include_top,
         classes=_shape(shapes, "fc.weight")[0] if include_top else Structure.classes,
-        **stem,
+        **{**stem, **named, **_attention(shapes, blocks, width, expanded, named)},
     )
     return replace(structure, norm=norm or _norm(shapes))
 
 
 def infer_built(structure: Structure, layers: Mapping[str, Mapping[str, Any]]) -> Structure:
-    """`structure` with what the layers tell and their weights do not: style, strides, dilations, convolution, norm.
+    """`structure` with what the layers tell and their weights do not: see `shown_by_weights`.
 
     Args:
         structure: as inferred from the weights.
@@ -96,29 +127,50 @@ def infer_built(structure: Structure, layers: Mapping[str, Mapping[str, Any]]) -
         KeyError: a layer is missing or configured as no layer of a ResNeXt.
     """
     stages = range(1, len(structure.blocks) + 1)
-    firsts = [[layers[f"layer{stage}_0_conv{i}"]["config"] for i in (1, 2)] for stage in stages]
+    grouped = "conv2_paths_0_conv" if structure.attention == "sk" else "conv2"
+    firsts = [[layers[f"layer{stage}_0_{name}"]["config"] for name in ("conv1", grouped)] for stage in stages]
     strides = [[convolution["strides"][0] for convolution in pair] for pair in firsts]
+    halved = [f"layer{stage}_0_aa" in layers for stage in stages]
+    activation = layers["layer1_0_relu1"]
+    last = [name for name in layers if re.fullmatch(r"layer1_0_(conv3|(se_layer|eca)_scale|gc_add)", name)]
     return replace(
         structure,
         style="caffe" if any(first > 1 for first, _ in strides) else "pytorch",
-        strides=tuple(max(pair) for pair in strides),
+        strides=tuple(2 if half else max(pair) for pair, half in zip(strides, halved, strict=True)),
         dilations=tuple(second["dilation_rate"][0] for _, second in firsts),
         conv="ConvWS" if layers["layer1_0_conv1"]["class_name"] == "WSConv2D" else "Conv2d",
         norm=infer_norm(layers),
+        stem_pool=_stem_pool(layers) if structure.stem_pools else structure.stem_pool,
+        antialias=any(halved),
+        activation=activation["config"].get("activation", "relu") if activation["class_name"] != "ReLU" else "relu",
+        attention_last=last[-1] != "layer1_0_conv3" or len(last) == 1,
     )
 
 
-def shown_by_weights(structure: Structure) -> Structure:
-    """`structure` as its weights alone show it: the defaults for all that `infer_built` reads off the layers."""
+def _stem_pool(layers: Mapping[str, Mapping[str, Any]]) -> str:
+    """The key of `STEM_POOLS` that the stem's pooling is."""
+    padding = layers["maxpool_pad"]["config"]["padding"] if "maxpool_pad" in layers else None
+    pads = None if padding is None else tuple(padding[0])
+    return next(name for name, pool in STEM_POOLS.items() if pool.pads == pads)
+
+
+def shown_by_weights(structure: Structure, names: Iterable[str] = ()) -> Structure:
+    """`structure` as its weights and their `names` alone show it: the defaults for what leaves no trace there."""
     stages = len(structure.blocks)
+    named = {**{name: getattr(Structure, name) for name in _TRACELESS}, **options_by_names(names)}
+    if structure.attention != "eca" and structure.widths[0] != structure.outputs[0]:  # its kernels show where it is
+        named["attention_last"] = structure.attention_last
     return replace(
         structure,
-        style=Structure.style,
         strides=STRIDES[:stages],
         dilations=DILATIONS[:stages],
         conv=Structure.conv,
         norm=Structure.norm,
+        **{**named, "avg_down": structure.avg_down},
     )
+
+
+_TRACELESS = ("style", "stem_pool", "antialias", "activation", "attention_last")
 
 
 def infer_norm(layers: Mapping[str, Mapping[str, Any]]) -> Norm:
@@ -156,7 +208,9 @@ def _blocks(shapes: Mapping[str, Shape]) -> tuple[int, ...]:
 def _stem(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     if "stem.0.conv.weight" in shapes:
         first, last = _shape(shapes, "stem.0.conv.weight"), _shape(shapes, "stem.2.conv.weight")
-        return {"stem": "imagenet", "deep_stem": True, "stem_channels": last[0], "in_channels": first[1]}
+        tiered = first[0] * 8 == last[0] * 3
+        sizes = {"stem_channels": last[0], "in_channels": first[1]}
+        return {"stem": "imagenet", "deep_stem": True, "tiered_stem": tiered, **sizes}
     filters, channels, height, _ = _shape(shapes, "conv1.weight")
     stems = {7: "imagenet", 3: "cifar"}
     if height not in stems:
@@ -166,12 +220,28 @@ def _stem(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     return {"stem": stems[height], "deep_stem": False, "stem_channels": filters, "in_channels": channels}
 
 
-def _se_ratio(shapes: Mapping[str, Shape], blocks: tuple[int, ...], expanded: int) -> int | None:
+def _attention(
+    shapes: Mapping[str, Shape], blocks: tuple[int, ...], width: int, expanded: int, named: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of the attention whose entries there are; {} for none."""
+    marks = {"se": "se.conv1", "gca": "gc.fc1", "eca": "eca.conv", "sk": "conv2.attn.reduce"}
+    kind = next((kind for kind, mark in marks.items() if f"layer1.0.{mark}.weight" in shapes), None)
+    if kind is None:
+        return {"attention_last": True}
+    if kind in ("eca", "sk"):  # what ECA weighs leaves no trace
+        return {"attention": kind}
+    weighed = _shape(shapes, f"layer1.0.{marks[kind]}.weight")[1]
+    last = named.get("attention_last", True) if width == expanded else weighed == expanded
+    if kind == "gca":
+        return {"attention": kind, "attention_last": last}
+    first = expanded if last else width
+    wanted = [(first * 2**i, _shape(shapes, f"layer{i + 1}.0.se.conv1.weight")[0]) for i in range(len(blocks))]
+    return {"se_ratio": _se_ratio(wanted), "attention_last": last}
+
+
+def _se_ratio(wanted: Sequence[tuple[int, int]]) -> int:
     """The ratio that gives every stage's squeeze width: 16 where it does, else the smallest."""
-    if "layer1.0.se.conv1.weight" not in shapes:
-        return None
-    wanted = [(expanded * 2**i, _shape(shapes, f"layer{i + 1}.0.se.conv1.weight")[0]) for i in range(len(blocks))]
-    for ratio in (16, *range(1, expanded + 1)):
+    for ratio in (16, *range(1, wanted[0][0] + 1)):
         if all(squeeze_width(channels, ratio) == width for channels, width in wanted):
             return ratio
     raise ValueError(f"the checkpoint's squeeze-and-excitation widths follow no se_ratio: (channels, width) {wanted}")

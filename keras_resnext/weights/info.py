@@ -12,7 +12,8 @@ import numpy as np
 from ..network.architectures import identify
 from ..network.costs import StageCost, count_costs
 from ..network.layer_cfg import Norm
-from ..network.structure import USUAL_SIZES, Structure
+from ..network.stages import USUAL_SIZES
+from ..network.structure import Structure
 from ..pytorch.checkpoint import read_checkpoint
 from .download import sha256
 from .find_network import find_network
@@ -162,7 +163,8 @@ def _architecture(structure: Structure | None) -> str:
     row = identify(structure)
     if row is not None and structure.in_channels == 3:
         return row.name
-    kind = ("SE-" if structure.se_ratio else "") + ("ResNeXt" if structure.groups > 1 else "ResNet")
+    attention = "SE-" if structure.se_ratio else f"{structure.attention.upper()}-" if structure.attention else ""
+    kind = attention + ("ResNeXt" if structure.groups > 1 else "ResNet")
     groups = f"{structure.groups} groups of {structure.width_per_group}"
     return f"{kind}-{structure.depth} {structure.blocks}, {groups}, {structure.in_channels} input channels"
 

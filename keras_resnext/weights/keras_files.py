@@ -20,8 +20,8 @@ from .names import module_name
 KERAS_SUFFIXES = (".keras", ".weights.h5")
 
 # Entries of a layer in the order in which Keras writes them, by the rank of the first: norms, dense, convolutions.
-_ENTRIES = {1: ("weight", "bias", "running_mean", "running_var"), 2: ("weight", "bias"), 4: ("weight", "bias")}
-_TO_PYTORCH = {2: (1, 0), 4: (3, 2, 0, 1)}
+_ENTRIES = {1: ("weight", "bias", "running_mean", "running_var"), **dict.fromkeys((2, 3, 4), ("weight", "bias"))}
+_TO_PYTORCH = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
 MAX_EXPANSION = 10  # bytes read for one in the file; weights hardly compress
 _RECORD = "keras_resnext>InputPreprocessing"
 

@@ -1,13 +1,16 @@
 """Names of entries in PyTorch checkpoints, as tables.
 
 Whatever the library, an entry gets one *canonical* name: `conv1`, `norm1`, `stem.0.conv`, `stem.0.norm`,
-`layer1.0.conv2`, `layer1.0.norm2`, `layer1.0.se.conv1`, `layer1.0.downsample.conv`, `layer1.0.downsample.norm`, `fc`,
-each with `.weight`, `.bias`, `.running_mean` or `.running_var`.
+`layer1.0.conv2`, `layer1.0.norm2`, `layer1.0.downsample.conv`, `layer1.0.downsample.norm`, `fc`, in attention
+`layer1.0.se.conv1`, `layer1.0.eca.conv`, `layer1.0.gc.attn`, `layer1.0.gc.fc1`, `layer1.0.gc.norm`,
+`layer1.0.conv2.paths.0.conv`, `layer1.0.conv2.paths.0.norm`, `layer1.0.conv2.attn.reduce`, `layer1.0.conv2.attn.norm`
+and `layer1.0.conv2.attn.select`, each with `.weight`, `.bias`, `.running_mean` or `.running_var`.
 """
 
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 # Prefixes that training wrappers put before every name.
 _WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model)\.)*")
@@ -18,6 +21,12 @@ IGNORED = re.compile(r"((^|\.)(num_batches_tracked|n_averaged|total_ops|total_pa
 # mmcv's EMAHook keeps a second copy of every parameter beside the model's own, under its name with `_` for `.`.
 EMA_PREFIX = "ema_"
 
+
+def _stage(match: re.Match[str]) -> str:
+    """timm's byobnet counts stages from 0, and calls convolutions by their size."""
+    return f"layer{int(match[1]) + 1}.{match[2]}."
+
+
 # (pattern, replacement), applied in order to every name; mmcls, torchvision and timm at once: none contradicts another.
 RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern), replacement)
@@ -26,17 +35,34 @@ RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] 
         (r"^head\.fc\.", "fc."),  # mmcls
         (r"^conv1\.([036])\.", lambda m: f"stem.{int(m[1]) // 3}.conv."),  # timm's deep stem is a Sequential
         (r"^conv1\.([14])\.", lambda m: f"stem.{int(m[1]) // 3}.norm."),
+        (r"^stem\.conv([123])\.", lambda m: f"stem.{int(m[1]) - 1}."),  # timm's byobnet
+        (r"^stages\.(\d)\.(\d+)\.", _stage),
+        (r"^(layer\d\.\d+\.conv[123])_(?:1x1|kxk)\.", r"\1."),
+        (r"^(layer\d\.\d+)\.shortcut\.conv\.", r"\1.downsample.conv."),
+        (r"^(layer\d\.\d+)\.shortcut\.bn\.", r"\1.downsample.norm."),
+        (r"^(layer\d\.\d+)\.attn\.(fc[12]|conv)\.", r"\1.se.\2."),
+        (r"^(layer\d\.\d+)\.attn\.conv_attn\.", r"\1.gc.attn."),
+        (r"^(layer\d\.\d+)\.attn\.mlp_add\.", r"\1.gc."),
+        (r"^(layer\d\.\d+)\.conv([123])\.conv\.", r"\1.conv\2."),  # there and in timm's sknet
+        (r"^(layer\d\.\d+)\.conv([123])\.(?:bn|gn|ln)\.", r"\1.norm\2."),
+        (r"\.conv2\.attn\.fc_", ".conv2.attn."),
+        (r"^layer0\.(conv|bn)1\.", r"\g<1>1."),  # timm's and Cadene's senet
+        (r"^last_linear\.", "fc."),
+        (r"\.se_module\.", ".se."),
         (r"^(stem\.\d)\.(?:bn|gn|ln)\.", r"\1.norm."),  # mmcls's ConvModule
+        (r"(\.conv2\.(?:paths\.\d|attn))\.(?:bn|gn|ln)\.", r"\1.norm."),
         (r"(^|\.)(?:bn|gn|ln)(\d)\.", r"\1norm\2."),
         (r"\.se_layer\.conv([12])\.conv\.", r".se.conv\1."),  # mmcls
         (r"\.se\.fc([12])\.", r".se.conv\1."),  # timm
+        (r"\.se\.conv\.", r".eca.conv."),
     )
 )
 _DOWNSAMPLE = re.compile(r"^(layer\d+\.\d+\.downsample)\.(\d+)\.")
 
 # Everything that a ResNeXt can have, by canonical name.
 PART = re.compile(
-    r"(conv1|norm1|fc|stem\.[0-2]\.(conv|norm)|layer\d\.\d+\.(conv[123]|norm[123]|se\.conv[12]|downsample\.(conv|norm)))"
+    r"(conv1|norm1|fc|stem\.[0-2]\.(conv|norm)|layer\d\.\d+\.(conv[123]|norm[123]|downsample\.(conv|norm)"
+    r"|se\.conv[12]|eca\.conv|gc\.(attn|fc[12]|norm)|conv2\.paths\.[01]\.(conv|norm)|conv2\.attn\.(reduce|norm|select)))"
     r"\.(weight|bias|running_mean|running_var)"
 )
 
@@ -87,6 +113,27 @@ def _name_shortcuts(canonical: Mapping[str, str]) -> dict[str, str]:
 def module_name(layer_name: str) -> str:
     """mmcls's name for the module that a layer of `ResNeXt` is: "layer1.0.se_layer.conv1.conv", "fc"."""
     return layer_name.replace("_", ".").replace("se.layer", "se_layer")
+
+
+# Names of a library whose networks have what no weight shows: a pattern, and the options that go with it.
+_FAMILIES: tuple[tuple[re.Pattern[str], dict[str, Any]], ...] = (
+    (re.compile(r"(^|\.)stages\.0\.0\.conv1_1x1\."), {"activation": "silu", "attention_last": False}),
+    (re.compile(r"(^|\.)layer1\.0\.se_module\."), {"stem_pool": "max_ceil"}),
+)
+
+
+def options_by_names(names: Iterable[str]) -> dict[str, Any]:
+    """Options of `ResNeXt` that a checkpoint's names speak of and its shapes do not.
+
+    timm's byobnet builds ResNeXts with SiLU and attention before the last 1x1 alone; the SE-ResNeXts of senet have
+    Caffe's max-pool; shortcuts that start with a pooling layer count on from there.
+    """
+    names = list(names)
+    found: dict[str, Any] = {"avg_down": 1 in shortcut_indices(names).values()}
+    for pattern, options in _FAMILIES:
+        if any(map(pattern.search, names)):
+            found |= options
+    return found
 
 
 def shortcut_indices(names: Iterable[str]) -> dict[str, int]:

@@ -1,10 +1,17 @@
-"""The published checkpoints as a table: where each is, what it is, how its images are prepared, who may use it."""
+"""The published checkpoints as a table: where each is, what it is, how its images are prepared, who may use it.
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+The table is `assets/published.tsv`, of which `PublishedWeights` describes the columns.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from importlib import resources
 
 from ..preprocessing import Preprocessing
+
+FREE = ("Apache-2.0", "BSD-3-Clause", "MIT")  # licences that allow commercial use
+IMAGENET = 1000  # classes
 
 
 @dataclass(frozen=True)
@@ -12,112 +19,105 @@ class PublishedWeights:
     """One row: a checkpoint that its makers publish.
 
     Attributes:
-        source: "torchvision", "mmcls" or "timm".
+        source: "torchvision", "mmcls", "mmpretrain", "timm" or "open-mmlab".
         architecture: a name of `list_architectures()`.
         tag: the source's own name for this training; "" where there is one only.
-        url: address of the original file.
+        url: address of the original file; of what only Hugging Face's hub has, of the file there.
         top1, top5: accuracy in percent on ImageNet's validation set as published, at `preprocessing`; None: unknown.
-        licence: SPDX name.
+        licence: SPDX name; "unknown" where the source states none.
         preprocessing: what the accuracy was measured with.
+        classes: of the head; 0 for a backbone without one.
+        test_preprocessing: a larger size that the source tests at; None for none.
+        test_top1: accuracy in percent there; None: unknown.
+        hub: "owner/name" on Hugging Face's hub; "" for none.
+        bgr: whether the network takes BGR images; loading turns its first kernel round.
+        title: the source's own name of the checkpoint where that is not architecture and tag.
+        at: pixels of the test size, where that was asked for and `preprocessing` and `top1` are its; else 0.
     """
 
     source: str
     architecture: str
     tag: str
     url: str
-    top1: float
+    top1: float | None
     top5: float | None
     licence: str
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    classes: int = IMAGENET
+    test_preprocessing: Preprocessing | None = None
+    test_top1: float | None = None
+    hub: str = ""
+    bgr: bool = False
+    title: str = ""
+    at: int = 0
 
     @property
     def name(self) -> str:
-        """Such as "torchvision/resnext50_32x4d.imagenet1k_v2", unique in the table."""
-        return f"{self.source}/{self.architecture}{'.' * bool(self.tag)}{self.tag}"
+        """Such as "torchvision/resnext50_32x4d.imagenet1k_v2", unique in the table; "…@288" at the test size."""
+        return f"{self.source}/{self.own_name}" + (f"@{self.at}" if self.at else "")
+
+    @property
+    def own_name(self) -> str:
+        """The name without its source, as timm and mmpretrain themselves write it."""
+        return self.title or f"{self.architecture}{'.' * bool(self.tag)}{self.tag}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that name this row alone: with and without its source, and torchvision's enumeration.
+
+        That is "ResNeXt50_32X4D_Weights.IMAGENET1K_V2". An architecture's own name stands for the architecture.
+        """
+        own = (self.own_name,) if self.own_name != self.architecture else ()
+        network, _, width = self.architecture.removeprefix("resnext").partition("_")
+        enumeration = f"ResNeXt{network}_{width.upper()}_Weights.{self.tag.upper()}"
+        return self.name, *own, *((enumeration,) if self.source == "torchvision" else ())
 
     @property
     def file(self) -> str:
-        """The original file's own name."""
-        return self.url.rsplit("/", 1)[1]
+        """The original file's own name; on the hub, where all files have one name, that of the checkpoint."""
+        return self.url.rsplit("/", 1)[1] if self.sha256_prefix else f"{self.own_name}.safetensors"
 
     @property
     def sha256_prefix(self) -> str:
-        """The eight hex digits in the file's name that begin its SHA-256, as `torch.hub` has it."""
-        return self.file.rsplit("-", 1)[1].split(".")[0]
+        """The hex digits in the file's name that begin its SHA-256, as `torch.hub` has it; "" where it has none."""
+        stem, dash, end = self.url.rsplit("/", 1)[-1].rpartition("-")
+        return end.split(".")[0] if stem and dash else ""
 
     @property
     def commercial(self) -> bool:
-        """Whether the licence allows commercial use."""
-        return "-NC-" not in self.licence
+        """Whether the licence is known to allow commercial use."""
+        return self.licence in FREE
 
 
-_TORCHVISION = "https://download.pytorch.org/models/"
-_MMCLS = "https://download.openmmlab.com/mmclassification/v0/resnext/"
-_TIMM = "https://github.com/huggingface/pytorch-image-models/releases/download/"
-_SWSL = "https://dl.fbaipublicfiles.com/semiweaksupervision/model_files/semi_weakly_supervised_"
-_NC = "CC-BY-NC-4.0"
-_V2 = Preprocessing(resize=232)
-_BICUBIC = Preprocessing(interpolation="bicubic")
-_CROP_95 = Preprocessing(resize=235, interpolation="bicubic")  # timm's crop_pct 0.95: floor(224 / 0.95)
+def _read_table() -> Iterator[PublishedWeights]:
+    """The rows of the table: tab-separated, a number that is not known is empty."""
+    with resources.files(__package__.split(".")[0]).joinpath("assets/published.tsv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            top1, top5, test_top1 = (float(row[key]) if row[key] else None for key in ("top1", "top5", "test_top1"))
+            tests = int(row["test_size"] or 0), int(row["test_resize"] or 0), row["interpolation"]
+            architecture, _, tag = row["name"].partition(".")
+            titled = architecture != row["architecture"]
+            yield PublishedWeights(
+                source=row["source"],
+                architecture=row["architecture"],
+                tag="" if titled else tag,
+                title=row["name"] if titled else "",
+                url=row["url"] or f"https://huggingface.co/{row['hub']}/resolve/main/model.safetensors",
+                top1=top1,
+                top5=top5,
+                test_top1=test_top1,
+                licence=row["licence"],
+                preprocessing=Preprocessing(int(row["size"]), int(row["resize"]), row["interpolation"]),
+                classes=int(row["classes"]),
+                test_preprocessing=Preprocessing(*tests) if tests[0] else None,
+                hub=row["hub"],
+                bgr=row["bgr"] == "yes",
+            )
 
 
-def _torchvision(
-    architecture: str, version: int, end: str, top1: float, top5: float, **options: Any
-) -> PublishedWeights:
-    url = f"{_TORCHVISION}{architecture}-{end}.pth"
-    return PublishedWeights(
-        "torchvision", architecture, f"imagenet1k_v{version}", url, top1, top5, "BSD-3-Clause", **options
-    )
-
-
-def _mmcls(architecture: str, end: str, top1: float, top5: float) -> PublishedWeights:
-    return PublishedWeights(
-        "mmcls", architecture, "", f"{_MMCLS}{architecture}_b32x8_imagenet_{end}.pth", top1, top5, "Apache-2.0"
-    )
-
-
-def _wsl(width: int, end: str, top1: float) -> PublishedWeights:
-    url = f"{_TORCHVISION}ig_resnext101_32x{width}-{end}.pth"
-    return PublishedWeights("timm", f"resnext101_32x{width}d", "fb_wsl_ig1b_ft_in1k", url, top1, None, _NC)
-
-
-def _swsl(architecture: str, end: str, top1: float) -> PublishedWeights:
-    return PublishedWeights(
-        "timm", architecture, "fb_swsl_ig1b_ft_in1k", f"{_SWSL}{architecture[:-1]}-{end}.pth", top1, None, _NC
-    )
-
-
-def _timm(
-    architecture: str, tag: str, end: str, top1: float, top5: float | None, preprocessing: Preprocessing
-) -> PublishedWeights:
-    return PublishedWeights("timm", architecture, tag, f"{_TIMM}{end}.pth", top1, top5, "Apache-2.0", preprocessing)
-
-
-# Addresses, accuracies and preprocessing: torchvision/models/resnet.py 0.28, mmcls configs/resnext/metafile.yml 0.25.0,
-# timm/models/resnet.py 1.0.31 and the pages of its models. timm's accuracies are those at 224 pixels.
-PUBLISHED: tuple[PublishedWeights, ...] = (
-    _torchvision("resnext50_32x4d", 1, "7cdf4587", 77.618, 93.698),
-    _torchvision("resnext50_32x4d", 2, "1a0047aa", 81.198, 95.340, preprocessing=_V2),
-    _torchvision("resnext101_32x8d", 1, "8ba56ff5", 79.312, 94.526),
-    _torchvision("resnext101_32x8d", 2, "110c445d", 82.834, 96.228, preprocessing=_V2),
-    _torchvision("resnext101_64x4d", 1, "173b62eb", 83.246, 96.454, preprocessing=_V2),
-    _mmcls("resnext50_32x4d", "20210429-56066e27", 77.90, 93.66),
-    _mmcls("resnext101_32x4d", "20210506-e0fa3dd5", 78.61, 94.17),
-    _mmcls("resnext101_32x8d", "20210506-23a247d5", 79.27, 94.58),
-    _mmcls("resnext152_32x4d", "20210524-927787be", 78.88, 94.33),
-    _timm("resnext50_32x4d", "a1h_in1k", "v0.1-rsb-weights/resnext50_32x4d_a1h-0146ab0a", 81.140, None, _CROP_95),
-    _timm("resnext50d_32x4d", "bt_in1k", "v0.1-weights/resnext50d_32x4d-103e99f8", 79.672, 94.878, _BICUBIC),
-    _timm("resnext101_64x4d", "c1_in1k", "v0.1-tpu-weights/resnext101_64x4d_c-0d0e0cc0", 82.446, None, _CROP_95),
-    _timm("seresnext50_32x4d", "racm_in1k", "v0.1-weights/seresnext50_32x4d_racm-a304a460", 81.268, None, _BICUBIC),
-    _wsl(8, "c38310e5", 82.720),
-    _wsl(16, "c6f796b0", 84.166),
-    _wsl(32, "e4b90b00", 85.090),
-    _wsl(48, "3e41cc8a", 85.42),
-    _swsl("resnext50_32x4d", "72679e44", 82.162),
-    _swsl("resnext101_32x4d", "3f87e46b", 83.268),
-    _swsl("resnext101_32x8d", "b4712904", 84.276),
-    _swsl("resnext101_32x16d", "f3559a9c", 83.340),
-)  # fmt: skip
+# Facts from torchvision/models/resnet.py 0.28, mmcls and mmpretrain configs/resnext/metafile.yml, the default_cfgs of
+# timm 1.0.31 with its results-imagenet.csv, and mmcv/model_zoo/open_mmlab.json.
+PUBLISHED: tuple[PublishedWeights, ...] = tuple(_read_table())
 
 
 def list_pretrained() -> list[str]:
@@ -129,26 +129,47 @@ def find_published(name: str, architecture: str | None = None) -> PublishedWeigh
     """The row that `name` means.
 
     Args:
-        name: a row's own name, or a short one for the most accurate row that may be used commercially:
+        name: a row's own name, with its source or as the source itself writes it ("resnext50_32x4d.a1h_in1k",
+            "resnext50-32x4d_8xb32_in1k", "ResNeXt50_32X4D_Weights.IMAGENET1K_V2", and where the architecture is known
+            "IMAGENET1K_V2"); or a short one for the most accurate row with a free licence:
             "SOURCE/ARCHITECTURE" or, where the architecture is known, "SOURCE"; "imagenet" stands for any source.
+            "@288" behind any of them asks for that size: the test size, or the one that the row is for.
         architecture: the row must be of this one.
 
     Raises:
         ValueError: no row fits; the message lists those that do.
     """
+    base, _, size = name.rpartition("@")
+    if base and size.isdecimal():
+        return _at_size(find_published(base, architecture), int(size))
     fitting = [row for row in PUBLISHED if architecture in (None, row.architecture)]
     for row in fitting:
-        if row.name == name:
+        if name in row.names:
             return row
+    if architecture is not None:  # torchvision's weights="IMAGENET1K_V2"
+        for row in fitting:
+            if row.source == "torchvision" and row.tag.upper() == name:
+                return row
     source, _, wanted = name.partition("/")
     free = [
         row
         for row in fitting
-        if row.commercial and row.architecture == (wanted or architecture) and source in (row.source, "imagenet")
+        if row.commercial and row.classes == IMAGENET and row.top1 is not None
+        if row.architecture == (wanted or architecture) and source in (row.source, "imagenet")
     ]
     if free:
-        return max(free, key=lambda row: row.top1)
+        return max(free, key=lambda row: row.top1 or 0.0)
     raise ValueError(f"{name!r} is no name of published weights{_of(architecture)}; {_choices(fitting, architecture)}")
+
+
+def _at_size(row: PublishedWeights, size: int) -> PublishedWeights:
+    if size == row.preprocessing.size:
+        return row
+    test = row.test_preprocessing
+    if test is None or test.size != size:
+        sizes = [str(known.size) for known in (row.preprocessing, test) if known is not None]
+        raise ValueError(f"{row.name} was not measured at {size} pixels, but at {' and '.join(sizes)}")
+    return replace(row, preprocessing=test, top1=row.test_top1, top5=None, at=size)
 
 
 def find_by_file_name(name: str) -> PublishedWeights | None:
@@ -158,7 +179,7 @@ def find_by_file_name(name: str) -> PublishedWeights | None:
 
 def find_by_sha256(digest: str) -> PublishedWeights | None:
     """The row whose original file has this SHA-256 in hex, None for none."""
-    return next((row for row in PUBLISHED if digest.startswith(row.sha256_prefix)), None)
+    return next((row for row in PUBLISHED if digest.startswith(row.sha256_prefix or "none")), None)
 
 
 def _of(architecture: str | None) -> str:

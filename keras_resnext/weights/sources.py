@@ -1,6 +1,7 @@
 """Weights by name or file, for `ResNeXt(weights=…)`: the published checkpoints are downloaded, verified and cached."""
 
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,19 +52,29 @@ def load_weights(
             row = find_published(weights, architecture)
         except ValueError as error:
             raise ValueError(f"weights={error}, or a file ending in one of {suffixes}") from None
+        tell_what_was_taken(weights, row)
         path = fetch(row)
     if not path.is_file():
         raise FileNotFoundError(f"weights={str(weights)!r}: there is no such file")
-    load_pytorch_weights(model, read_keras_weights(path) if path.name.endswith(KERAS_SUFFIXES) else path, adapting=True)
+    source = read_keras_weights(path) if path.name.endswith(KERAS_SUFFIXES) else path
+    load_pytorch_weights(model, source, bgr=row is not None and row.bgr, adapting=True)
     if path.suffix == ".keras" and (preprocessing := read_preprocessing(path)) and takes_rgb(model):
         set_preprocessing(model, preprocessing)
     if row is not None:
         mark_as_published(model, row)
 
 
+def tell_what_was_taken(name: str, row: PublishedWeights) -> None:
+    """Says on standard error what a short name such as "imagenet" stands for."""
+    if name not in row.names:
+        print(f"keras-resnext: {name} stands for {row.name}, {row.top1} % on ImageNet", file=sys.stderr)
+
+
 def mark_as_published(model: keras.Model, row: PublishedWeights) -> None:
     """Has the model remember the preprocessing of its weights, and says what their licence forbids."""
-    if not row.commercial:
+    if row.licence == "unknown":
+        warnings.warn(f"the weights {row.name} come without a licence; {row.source} knows whose they are", stacklevel=2)
+    elif not row.commercial:
         warnings.warn(f"the weights {row.name} may not be used commercially: {row.licence}", stacklevel=2)
     if takes_rgb(model):
         set_preprocessing(model, row.preprocessing)

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from keras_resnext import digits, from_pytorch, quickstart, save_pytorch_weights
-from keras_resnext.network.structure import BLOCKS_BY_DEPTH
+from keras_resnext.network.stages import BLOCKS_BY_DEPTH
 from keras_resnext.training.recipes import RECIPES
 from keras_resnext.weights import published
 from keras_resnext.weights.download import sha256

@@ -32,9 +32,17 @@ def test_options_and_defaults_are_those_of_the_builder():
 def test_every_architecture_is_identified(name):
     structure = ARCHITECTURES[name].structure
     assert identify(structure) is ARCHITECTURES[name]
-    assert structure.variant == name.replace("50d", "50")
     first_stages = Structure.of(**{**ARCHITECTURES[name].all_options, "include_top": False, "classes": 3})
     assert identify(first_stages) is ARCHITECTURES[name]
+
+
+def test_usual_names():
+    usual = {name: ARCHITECTURES[name].structure.variant for name in ARCHITECTURES}
+    assert usual["resnext101_32x8d"] == "resnext101_32x8d"
+    assert usual["seresnextaa101d_32x8d"] == usual["seresnext101_32x8d"] == "seresnext101_32x8d"
+    assert usual["ecaresnext50t_32x4d"] == "ecaresnext50_32x4d"
+    assert usual["skresnext50_32x4d"] == "skresnext50_32x4d"
+    assert usual["gcresnext26ts"] == "gcresnext26_g32"
 
 
 def test_other_structures_are_not_identified():
@@ -47,6 +55,10 @@ def test_other_structures_are_not_identified():
         dict(groups=16, width_per_group=8),
         dict(se_ratio=8),
         dict(stem_channels=32),
+        dict(activation="silu"),
+        dict(antialias=True),
+        dict(attention="gca"),
+        dict(group_size=32),
     ):
         assert identify(Structure.of(**options)) is None, options
 

@@ -1,32 +1,31 @@
-"""The table of published checkpoints: facts against torchvision's and timm's own, names, and that all convert."""
+"""The table of published checkpoints: facts against torchvision's and timm's own, and what names mean."""
 
 import re
 
 import numpy as np
 import pytest
-import torch
 
-from keras_resnext import Preprocessing, create, from_pytorch, list_pretrained
+from keras_resnext import Preprocessing, list_pretrained
 from keras_resnext.network.architectures import ARCHITECTURES
-from keras_resnext.weights.assign import TO_KERAS, model_variables
-from keras_resnext.weights.infer import expected_names, infer_from_names
-from keras_resnext.weights.names import canonical_names
 from keras_resnext.weights.published import PUBLISHED, find_by_file_name, find_by_sha256, find_published
-from tests import references
-from tests.support import relative_error, without_weights
 
 ROWS = {row.name: row for row in PUBLISHED}
 
 
 def test_names_are_unique_and_architectures_known():
-    assert len(ROWS) == len(PUBLISHED) == 21
+    assert len(ROWS) == len(PUBLISHED) == 71
     assert list_pretrained() == list(ROWS)
-    assert len({row.url for row in PUBLISHED}) == 21
+    assert len({row.file for row in PUBLISHED}) == 71 - 5 - 4  # timm's of torchvision's, and mmpretrain's of mmcls's
     for row in PUBLISHED:
         assert row.architecture in ARCHITECTURES
-        assert re.fullmatch(r"[0-9a-f]{8}", row.sha256_prefix)
+        assert re.fullmatch(r"[0-9a-f]{8,9}", row.sha256_prefix) or row.hub in row.url
         assert row.url.startswith("https://")
-        assert 70 < row.top1 < (row.top5 or 100) <= 100
+        assert row.classes in (0, 1000, 11821)
+        if row.classes == 1000:
+            assert 70 < row.top1 < (row.top5 or 100) <= 100
+            assert row.test_top1 is None or row.top1 < row.test_top1 < 88
+        else:
+            assert row.top1 is row.top5 is row.test_top1 is None
 
 
 def test_facts_agree_with_torchvision():
@@ -59,21 +58,32 @@ def test_facts_agree_with_timm():
         if facts is None:
             assert "32x48d" in row.architecture  # this timm lists the file and lacks the function that builds it
             continue
-        assert facts.url.rsplit("/", 1)[1] == row.file
+        assert facts.url == row.url if facts.url else row.hub in row.url
+        assert (facts.hf_hub_id or "", facts.num_classes) == (row.hub, row.classes)
         assert facts.license.upper() == row.licence.upper()
         size = facts.input_size[-1]
         expected = (size, int(size / facts.crop_pct), facts.interpolation)
         preprocessing = row.preprocessing
         assert (preprocessing.size, preprocessing.resize, preprocessing.interpolation) == expected
         assert preprocessing.mean == pytest.approx([255 * value for value in facts.mean])
+        assert preprocessing.std == pytest.approx([255 * value for value in facts.std])
+        if facts.test_input_size is None:
+            assert row.test_preprocessing is None
+        else:
+            test = facts.test_input_size[-1]
+            expected = (test, int(test / (facts.test_crop_pct or facts.crop_pct)), facts.interpolation)
+            tested = row.test_preprocessing
+            assert (tested.size, tested.resize, tested.interpolation) == expected
         found += 1
-    assert found == 11
+    assert found == 49
 
 
 def test_short_names_mean_the_best_that_may_be_used_commercially():
     assert find_published("imagenet", "resnext50_32x4d").name == "torchvision/resnext50_32x4d.imagenet1k_v2"
     assert find_published("imagenet", "resnext101_64x4d").name == "torchvision/resnext101_64x4d.imagenet1k_v1"
-    assert find_published("imagenet", "resnext101_32x4d").name == "mmcls/resnext101_32x4d"
+    assert find_published("imagenet", "resnext101_32x4d").name == "timm/resnext101_32x4d.gluon_in1k"
+    assert find_published("mmcls", "resnext101_32x4d").name == "mmcls/resnext101_32x4d"
+    assert find_published("imagenet/seresnextaa101d_32x8d").name == "timm/seresnextaa101d_32x8d.sw_in12k_ft_in1k_288"
     assert find_published("timm", "resnext50_32x4d").name == "timm/resnext50_32x4d.a1h_in1k"
     assert find_published("imagenet/seresnext50_32x4d").name == "timm/seresnext50_32x4d.racm_in1k"
     for architecture in ARCHITECTURES:
@@ -81,6 +91,14 @@ def test_short_names_mean_the_best_that_may_be_used_commercially():
             assert find_published("imagenet", architecture).commercial
         except ValueError:
             assert not any(row.commercial for row in PUBLISHED if row.architecture == architecture)
+    for name, meant in (
+        ("resnext50_32x4d.a1h_in1k", "timm/resnext50_32x4d.a1h_in1k"),
+        ("resnext50-32x4d_8xb32_in1k", "mmpretrain/resnext50-32x4d_8xb32_in1k"),
+        ("ResNeXt101_64X4D_Weights.IMAGENET1K_V1", "torchvision/resnext101_64x4d.imagenet1k_v1"),
+        ("jhu/resnext50_32x4d_gn_ws", "open-mmlab/jhu/resnext50_32x4d_gn_ws"),
+    ):
+        assert find_published(name).name == meant
+    assert find_published("IMAGENET1K_V1", "resnext101_32x8d").name == "torchvision/resnext101_32x8d.imagenet1k_v1"
     named = find_published("timm/resnext101_32x16d.fb_wsl_ig1b_ft_in1k", "resnext101_32x16d")
     assert not named.commercial
 
@@ -93,6 +111,7 @@ def test_short_names_mean_the_best_that_may_be_used_commercially():
         ("mmcls/resnext50_32x4d", "resnext101_32x4d", "no name of published weights of resnext101_32x4d"),
         ("mmcls/resnext51", None, "'mmcls/resnext51' is no name of published weights; choose one of torchvision/"),
         ("timm/resnext101_32x16d", None, "is no name"),
+        ("open-mmlab", "resnext50_32x4d_gn", "choose one of open-mmlab/jhu/resnext50_32x4d_gn .unknown"),
         ("imagenet", None, "is no name"),
         ("", None, "is no name"),
     ],
@@ -100,6 +119,18 @@ def test_short_names_mean_the_best_that_may_be_used_commercially():
 def test_unknown_names(name, architecture, message):
     with pytest.raises(ValueError, match=message):
         find_published(name, architecture)
+
+
+def test_the_test_size_by_name():
+    row = find_published("timm/resnext50_32x4d.a1h_in1k@288")
+    assert (row.preprocessing.size, row.preprocessing.resize, row.top1) == (288, 288, 82.016)
+    assert find_published(row.name) == row
+    assert find_published("timm@288", "resnext50_32x4d") == row
+    assert find_published("timm/resnext50_32x4d.a1h_in1k@224") == find_published("timm/resnext50_32x4d.a1h_in1k")
+    with pytest.raises(ValueError, match=r"a1h_in1k was not measured at 300 pixels, but at 224 and 288"):
+        find_published("timm/resnext50_32x4d.a1h_in1k@300")
+    with pytest.raises(ValueError, match=r"v2 was not measured at 288 pixels, but at 224"):
+        find_published("imagenet@288", "resnext50_32x4d")
 
 
 def test_rows_by_file():
@@ -133,61 +164,3 @@ def test_preprocessing_out_of_range(options, message):
 def test_preprocessing_completes_itself():
     assert Preprocessing(size=288).resize == 329
     assert Preprocessing(size=np.int64(32)) == Preprocessing(32, 32, mean=[123.675, 116.28, 103.53])
-
-
-def reference_module(row, blocks):
-    """The source's own network."""
-    architecture = ARCHITECTURES[row.architecture]
-    groups, width = architecture.groups, architecture.width_per_group
-    if row.source == "timm":
-        from timm.models.resnet import Bottleneck, ResNet
-
-        options = {"stem_type": "deep", "stem_width": 32, "avg_down": True} if "50d" in row.architecture else {}
-        attention = {"block_args": {"attn_layer": "se"}} if row.architecture.startswith("se") else {}
-        return ResNet(Bottleneck, blocks, cardinality=groups, base_width=width, **options, **attention)
-    from torchvision.models.resnet import Bottleneck, ResNet
-
-    return ResNet(Bottleneck, blocks, groups=groups, width_per_group=width)
-
-
-# One of the rows that have the same network of the same source under the same names.
-DISTINCT = {(row.source, row.architecture): name for name, row in ROWS.items()}.values()
-
-
-@pytest.mark.parametrize("name", DISTINCT)
-def test_every_row_is_its_architecture(name):
-    """The source's network, whole and without its numbers: every entry's name and shape."""
-    row = ROWS[name]
-    architecture = ARCHITECTURES[row.architecture]
-    with torch.device("meta"):
-        state = reference_module(row, list(architecture.structure.blocks)).state_dict()
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    assert infer_from_names(shapes) == architecture.structure
-    with without_weights():
-        wanted = {name: variable.shape for name, variable in model_variables(create(row.architecture)).items()}
-    canonical = canonical_names(shapes)
-    found = {canonical[name]: shape for name, shape in shapes.items()}
-    assert found.keys() == wanted.keys() == expected_names(architecture.structure)
-    for name, shape in found.items():
-        axes = TO_KERAS.get(len(shape), range(len(shape)))
-        assert tuple(shape[axis] for axis in axes) == wanted[name], name
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", DISTINCT)
-def test_every_row_converts(name, tmp_path):
-    """The numbers, at full width with one block a stage, out of a file as the source writes it."""
-    row = ROWS[name]
-    module = references.randomise(reference_module(row, [1, 1, 1, 1]))
-    state = module.state_dict()
-    x = np.random.default_rng(0).standard_normal((1, 32, 32, 3)).astype("float32")
-    expected = references.logits(module, x)
-    if row.source == "mmcls":  # as it publishes: its names, wrapped, in the old format
-        state = {("head." if k.startswith("fc") else "backbone.") + k: v for k, v in state.items()}
-        torch.save({"meta": {}, "state_dict": state}, tmp_path / row.file, _use_new_zipfile_serialization=False)
-    else:
-        torch.save(state, tmp_path / row.file)
-    del module, state
-    model = from_pytorch(tmp_path / row.file, classifier_activation=None)
-    (tmp_path / row.file).unlink()
-    assert relative_error(model(x, training=False), expected) < 1e-5

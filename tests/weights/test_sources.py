@@ -71,6 +71,29 @@ def test_by_name(server, files, tmp_path):
     assert [p.name for p in (tmp_path / "keras/models/keras_resnext").glob("*.pth")] == [rows[0].url]
 
 
+def test_sizes_heads_and_channels_are_those_of_the_row(server, monkeypatch, capsys):
+    """Images of the measured size, also at the test size; a backbone without a head; BGR kernels turned round."""
+    row = published.PUBLISHED[0]
+    small, large = Preprocessing(64, 70), Preprocessing(96, 96)
+    sized = replace(row, preprocessing=small, test_preprocessing=large, test_top1=71.5)
+    backbone = replace(row, tag="backbone", classes=0, bgr=True, licence="unknown")
+    monkeypatch.setattr(published, "PUBLISHED", (sized, backbone))
+    model = from_pretrained(row.name)
+    assert (model.input_shape, get_preprocessing(model)) == ((None, 64, 64, 3), small)
+    assert "stands for" not in capsys.readouterr().err
+    model = from_pretrained("imagenet/resnext26_32x4d@96")
+    assert (model.input_shape, get_preprocessing(model)) == ((None, 96, 96, 3), large)
+    taken = "stands for torchvision/resnext26_32x4d.v1@96, 71.5 % on ImageNet\n"
+    assert capsys.readouterr().err == f"keras-resnext: imagenet/resnext26_32x4d@96 {taken}"
+    create("resnext26_32x4d", weights="imagenet@96")
+    assert capsys.readouterr().err == f"keras-resnext: imagenet@96 {taken}"
+    with pytest.warns(UserWarning, match="come without a licence; torchvision knows whose they are"):
+        maps = from_pretrained(backbone.name)
+    assert maps.output_shape == (None, None, None, 2048)
+    kernels = [np.asarray(network.get_layer("conv1").kernel) for network in (model, maps)]
+    assert np.array_equal(kernels[0], kernels[1][:, :, ::-1])
+
+
 def test_weights_without_a_head_and_dilated(server):
     model = create(
         "resnext26_32x4d", weights="imagenet", include_top=False, dilations=(1, 1, 2, 4), strides=(1, 2, 1, 1)
