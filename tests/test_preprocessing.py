@@ -58,30 +58,34 @@ def photographs():
     return [folder / name for name in names]
 
 
-PIPELINES = sorted({(row.source, row.preprocessing) for row in PUBLISHED}, key=str)
+def pipelines():
+    """Those of the published weights, timm's and torchvision's; at other sizes than 224 on one photograph each."""
+    found = {(row.source == "timm", how) for row in PUBLISHED for how in (row.preprocessing, row.test_preprocessing)}
+    for i, (timm, how) in enumerate(sorted((pair for pair in found if pair[1]), key=str)):
+        for path in photographs() if how.size == 224 else [photographs()[i % 6]]:
+            name = f"{'timm' if timm else 'torchvision'}-{how.size}-{how.resize}-{how.interpolation}-{path.name}"
+            yield pytest.param(timm, how, path, id=name)
 
 
-@pytest.mark.parametrize("path", photographs(), ids=lambda path: path.name)
-@pytest.mark.parametrize(("source", "preprocessing"), PIPELINES, ids=lambda value: getattr(value, "resize", value))
-def test_published_preprocessing_on_real_photographs(source, preprocessing, path):
+@pytest.mark.parametrize(("timm", "preprocessing", "path"), [*pipelines()])
+def test_published_preprocessing_on_real_photographs(timm, preprocessing, path):
     """The sources' own pipelines: bit-equal with Pillow; in TensorFlow within 1 of 255 for 99.9 % of the values."""
     from torchvision import transforms
 
     image = Image.open(path).convert("RGB")
-    if source == "timm":
+    size, resize = preprocessing.size, preprocessing.resize
+    if timm:
         from timm.data.transforms_factory import transforms_imagenet_eval
 
-        fraction = preprocessing.size / preprocessing.resize
-        whole = transforms_imagenet_eval(224, crop_pct=fraction, interpolation=preprocessing.interpolation)
+        fraction = size / (resize + 0.5)  # it rounds size / fraction down
+        whole = transforms_imagenet_eval(size, crop_pct=fraction, interpolation=preprocessing.interpolation)
         reference = whole(image).permute(1, 2, 0).numpy()
         pixels = np.asarray(transforms.Compose(whole.transforms[:2])(image))
     else:
-        pixels = np.asarray(
-            transforms.Compose([transforms.Resize(preprocessing.resize), transforms.CenterCrop(224)])(image)
-        )
+        pixels = np.asarray(transforms.Compose([transforms.Resize(resize), transforms.CenterCrop(size)])(image))
         reference = (pixels - np.array(preprocessing.mean)) / np.array(preprocessing.std)
-    options = dict(resize=preprocessing.resize, interpolation=preprocessing.interpolation)
-    ours = load_image(path, 224, **options)
+    options = dict(resize=resize, interpolation=preprocessing.interpolation)
+    ours = load_image(path, size, **options)
     assert np.array_equal(ours, pixels)
     assert np.abs(preprocess_input(ours, preprocessing) - reference).max() < 1e-5
     if keras.backend.backend() == "tensorflow":
@@ -90,7 +94,7 @@ def test_published_preprocessing_on_real_photographs(source, preprocessing, path
         from keras_resnext.export.image_decoding import decode_image
 
         data = tf.constant(path.read_bytes())
-        graph = decode_image(data, (224, 224), preprocessing.resize, preprocessing.interpolation).numpy()
+        graph = decode_image(data, (size, size), resize, preprocessing.interpolation).numpy()
         assert np.mean(np.abs(graph - pixels) <= 1) > 0.999
 
 
