@@ -10,6 +10,7 @@ from typing import Any
 from .checkpoint import Checkpoint, CheckpointError, read_checkpoint
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # in the order of preference, each alone or with an index
+PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".tar", ".pkl")
 MAX_INDEX = 1 << 24  # bytes
 MAX_SHARDS = 1000
 
@@ -19,21 +20,30 @@ def is_hub_folder(path: str | os.PathLike[str]) -> bool:
     return _weights_file(Path(path)) is not None
 
 
+def weights_file(path: str | os.PathLike[str]) -> Path:
+    """The file with the folder's weights, or the index of several.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = _weights_file(Path(path))
+    if found is None:
+        names = ", ".join(name for file in FILES for name in (file, f"{file}.index.json"))
+        raise CheckpointError(f"{path}: a folder without weights; expected one of {names}, or the path of a file in it")
+    return found
+
+
 def read_folder(path: str | os.PathLike[str]) -> Checkpoint:
     """All weights in the folder as one checkpoint.
 
     Raises:
         CheckpointError: no weights under the hub's names, or an index that does not fit the files it names.
     """
-    folder = Path(path)
-    found = _weights_file(folder)
-    if found is None:
-        names = ", ".join(name for file in FILES for name in (file, f"{file}.index.json"))
-        raise CheckpointError(f"{path}: a folder without weights; expected one of {names}, or the path of a file in it")
+    folder, found = Path(path), weights_file(path)
     if found.suffix != ".json":
         return read_checkpoint(found)
     weights: dict[str, Any] = {}
-    shards = _shards(found)
+    shards = list_shards(found)
     checkpoint = None
     for name in shards:
         checkpoint = read_checkpoint(folder / name)
@@ -45,11 +55,20 @@ def read_folder(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _weights_file(folder: Path) -> Path | None:
-    names = (name for file in FILES for name in (file, f"{file}.index.json"))
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    """Safetensors before pickles; beside a config.json the only file of its kind may have any name."""
+    safe, pickled = FILES
+    for file, suffixes in ((safe, (".safetensors",)), (pickled, PICKLES)):
+        for name in (file, f"{file}.index.json"):
+            if (folder / name).is_file():
+                return folder / name
+        others = [path for path in folder.glob("*") if path.name.endswith(suffixes)]
+        if others and (folder / "config.json").is_file():
+            return others[0] if len(others) == 1 else None
+    return None
 
 
-def _shards(index: Path) -> list[str]:
+def list_shards(index: Path) -> list[str]:
+    """The files that an index names, all in its own folder."""
     if index.stat().st_size > MAX_INDEX:
         raise CheckpointError(f"{index}: {index.stat().st_size} bytes, and at most {MAX_INDEX} are read")
     try:

@@ -1,19 +1,25 @@
 """Weights between PyTorch checkpoints and Keras models."""
 
+import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from ..files import placed_whole
+from ..labels import class_names
+from ..network.input_preprocessing import get_preprocessing
 from ..network.layers import CeilAveragePooling2D
 from ..network.structure import Structure
 from ..pytorch.checkpoint import read_checkpoint, write_checkpoint
 from ..pytorch.folder import read_folder
 from .adapt import Entries, Shape, adapt, swap_red_and_blue
 from .find_network import Network, find_network
+from .hub import fetch_from_hub
+from .hub_config import CONFIG, is_folder_name, make_hub_config
 from .infer import infer_built, infer_from_names, infer_norm, shown_by_weights
 from .layouts import layout_names
 from .names import PART, canonical_names, module_name, options_by_names, shortcut_indices
@@ -61,28 +67,50 @@ def load_pytorch_weights(
     assign(model, read_entries(source, ema=ema, bgr=bgr, prefix=prefix, headless=headless), adapting)
 
 
-def save_pytorch_weights(model: keras.Model, path: str | os.PathLike[str], layout: str = "torchvision") -> None:
+def save_pytorch_weights(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    layout: str = "torchvision",
+    *,
+    labels: Sequence[str] | None = None,
+) -> None:
     """Writes the weights of a model of `ResNeXt` as a state_dict that PyTorch loads, whole or not at all.
 
     `torch.load(path, weights_only=True)` reads the file (.pth, .pt), or safetensors does, and `load_state_dict` with
     strict=True accepts it in the library's own ResNeXt of the same options. `num_batches_tracked` is 0 everywhere.
 
+    A folder gets model.safetensors and config.json, as on Hugging Face's hub: `timm.create_model("local-dir:FOLDER")`
+    builds the network, and so does `from_pytorch`.
+
     Args:
         model: built by `ResNeXt`, `create` or `from_pytorch`.
-        path: ends in .pth, .pt or .safetensors; an existing file is replaced.
+        path: ends in .pth, .pt or .safetensors; an existing file is replaced. With layout="timm" also a new or empty
+            folder, whose name ends in no suffix.
         layout: whose names the entries get, "torchvision", "mmcls" (an ImageClassifier's) or "timm".
+        labels: the classes' names, for config.json.
 
     Raises:
         ValueError: another suffix, a model that is no ResNeXt, or a layout whose library has no such network.
+        FileExistsError: the folder is not empty.
     """
-    state = state_dict(model)
-    names = layout_names(state, layout, structure_of(model))
+    folder = layout == "timm" and is_folder_name(path)
+    if labels is not None and not folder:
+        raise ValueError(f"labels need a folder and layout='timm'; path={os.fspath(path)!r}, layout={layout!r}")
+    state, structure = state_dict(model), structure_of(model)
+    names = layout_names(state, layout, structure)
     tensors: dict[str, np.ndarray] = {}
     for name, array in state.items():
         tensors[names[name]] = array
         if name.endswith(".running_var"):
             tensors[names[name].replace("running_var", "num_batches_tracked")] = np.array(0, np.int64)
-    write_checkpoint(path, tensors)
+    if not folder:
+        write_checkpoint(path, tensors)
+        return
+    named = class_names(labels, structure.classes) if labels is not None else None
+    config = make_hub_config(structure, get_preprocessing(model), named, names)
+    with placed_whole(path, folder=True) as aside:
+        write_checkpoint(aside / "model.safetensors", tensors)
+        (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def state_dict(model: keras.Model) -> dict[str, np.ndarray]:
@@ -150,6 +178,7 @@ def read_network(source: Source, *, ema: bool = False, prefix: str | None = None
         raise ValueError(f"source must be a path or {{name: array}}; got {type(source).__name__}")
     if isinstance(source, Mapping):
         return find_network(source, ema, prefix)
+    source = fetch_from_hub(source)
     return find_network((read_folder if os.path.isdir(source) else read_checkpoint)(source).data, ema, prefix)
 
 

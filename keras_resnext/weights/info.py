@@ -15,8 +15,10 @@ from ..network.layer_cfg import Norm
 from ..network.stages import USUAL_SIZES
 from ..network.structure import Structure
 from ..pytorch.checkpoint import read_checkpoint
+from ..pytorch.folder import is_hub_folder, weights_file
 from .download import sha256
 from .find_network import find_network
+from .hub import fetch_from_hub
 from .infer import expected_names, infer_built, infer_from_names, infer_norm
 from .keras_files import KERAS_SUFFIXES, read_config, read_keras_weights
 from .layouts import detect_layout
@@ -82,7 +84,8 @@ def describe_file(
     """Reads off a file what it is.
 
     Args:
-        path: a PyTorch checkpoint, .keras or .weights.h5.
+        path: a PyTorch checkpoint, .keras or .weights.h5; "hf://owner/name@revision" or a folder as the hub has them,
+            with one file of weights.
         image_size: height and width in pixels to count operations at; default as a .keras file fixes it, else the
             architecture's.
         prefix: as in `from_pytorch`.
@@ -91,7 +94,9 @@ def describe_file(
         FileNotFoundError: no such file.
         ValueError: a file that is none of these, or that is damaged.
     """
-    path = Path(path)
+    path = Path(fetch_from_hub(path))
+    if is_hub_folder(path) and weights_file(path).suffix != ".json":
+        path = weights_file(path)
     if path.is_dir():
         raise ValueError(f"file={str(path)!r} is a folder; it must be a checkpoint file")
     if not path.exists():

@@ -24,9 +24,7 @@ def of_timm(name, output_stride):
 
     if name in byobnet.model_cfgs:
         kind = byobnet.model_cfgs[name]
-        stages = tuple(
-            replace(s, d=d, c=c * 4, gs=4) for s, d, c in zip(kind.blocks, BLOCKS, CHANNELS, strict=True)
-        )
+        stages = tuple(replace(s, d=d, c=c * 4, gs=4) for s, d, c in zip(kind.blocks, BLOCKS, CHANNELS, strict=True))
         return byobnet.ByobNet(replace(kind, blocks=stages), num_classes=3, output_stride=output_stride)
     narrow = dict(layers=BLOCKS, channels=CHANNELS, num_classes=3, cardinality=4, base_width=16)
     return timm.create_model(name, output_stride=output_stride, **narrow)
@@ -55,9 +53,7 @@ UNSEEN = {"seresnextaa101d_32x8d": dict(antialias=True, stem_pool="avg")}
 def test_maps_are_torchvisions(output_stride, replaced):
     from torchvision.models.resnet import Bottleneck, ResNet
 
-    network = ResNet(
-        Bottleneck, list(BLOCKS), groups=4, width_per_group=4, replace_stride_with_dilation=list(replaced)
-    )
+    network = ResNet(Bottleneck, list(BLOCKS), groups=4, width_per_group=4, replace_stride_with_dilation=list(replaced))
     references.randomise(network).eval()
     state = {key: value.numpy() for key, value in network.state_dict().items()}
     model = from_pytorch(state, output_stride=output_stride, include_top=False)
