@@ -16,9 +16,9 @@ from .pytorch.folder import is_hub_folder
 from .pytorch.writer import SUFFIXES as WRITTEN_SUFFIXES
 from .verification import Agreement
 from .verification import verify as verify_weights
-from .weights.assign import is_folder_name, save_pytorch_weights, unshown_options
+from .weights.assign import save_pytorch_weights, unshown_options
 from .weights.hub import fetch_from_hub, is_on_hub
-from .weights.hub_config import known_labels
+from .weights.hub_config import is_folder_name, known_labels
 from .weights.keras_files import KERAS_SUFFIXES, save_keras
 from .weights.layouts import LAYOUTS
 from .weights.published import find_published
@@ -41,7 +41,8 @@ def convert(
     """Reads a model from `source` and writes it to `target`, whole or not at all.
 
     Args:
-        source: what `loading.load_model` takes: a PyTorch checkpoint, .keras, .weights.h5, a name, published or on the hub.
+        source: what `loading.load_model` takes: a PyTorch checkpoint, .keras, .weights.h5, a published name, or one on
+            Hugging Face's hub.
         target: ends in .keras, .weights.h5, .pth, .pt or .safetensors; an existing file is replaced. With layout="timm"
             also a folder, as `save_pytorch_weights` writes it.
         layout: of PyTorch files, "torchvision" (the default), "mmcls" or "timm".

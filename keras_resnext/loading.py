@@ -70,9 +70,10 @@ def load_model(
                 raise ValueError(
                     f"MODEL={text!r} is a folder without a model: neither {BEST} of a training run nor a SavedModel"
                 ) from None
+            choices = describe_choices(text, ARCHITECTURES, list_pretrained())
             raise ValueError(
                 f"MODEL={text!r} is neither a file ending in {', '.join(known)}, nor published weights "
-                f"(`keras-resnext list` shows them), nor an architecture; {describe_choices(text, ARCHITECTURES, list_pretrained())}"
+                f"(`keras-resnext list` shows them), nor an architecture; {choices}"
             ) from None
         return from_pretrained(text, **options)
     if path.is_dir():

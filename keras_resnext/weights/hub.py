@@ -21,7 +21,7 @@ _PREFIXES = ("hf:", "hf-hub:", "hf_hub:")  # timm's are told of ours
 
 def is_on_hub(name: object) -> bool:
     """Whether a name of a model means one on the hub."""
-    return isinstance(name, (str, os.PathLike)) and os.fspath(name).startswith(_PREFIXES)
+    return isinstance(name, (str, os.PathLike)) and str(name).startswith(_PREFIXES)
 
 
 def fetch_from_hub(name: T) -> T | Path:
@@ -39,9 +39,9 @@ def fetch_from_hub(name: T) -> T | Path:
         FileNotFoundError: no such repository, or none that the token may see.
         DownloadError: the files cannot be fetched, as from a gated repository, or offline.
     """
-    if not isinstance(name, (str, os.PathLike)) or not is_on_hub(name):
+    if not is_on_hub(name):
         return name
-    text = os.fspath(name)
+    text = str(name)
     found = _FORM.fullmatch(text)
     if not found:
         raise ValueError(f"{text!r} must be hf://OWNER/NAME or hf://OWNER/NAME@REVISION")

@@ -177,7 +177,8 @@ def _reach(steps: list[Steps], smooths: bool) -> dict[str, Any]:
     for output_stride in OUTPUT_STRIDES:
         made = stage_steps(**usual, output_stride=output_stride)
         # A stage of one block does not show its own dilation.
-        if all(step in (known, known._replace(dilation=known.first_dilation)) for step, known in zip(steps, made)):
+        pairs = zip(steps, made, strict=True)
+        if all(step in (known, known._replace(dilation=known.first_dilation)) for step, known in pairs):
             return {**usual, "output_stride": output_stride}
     raise KeyError(f"layer{count}_0_conv2")
 

@@ -76,8 +76,7 @@ def load_hub_folder(model: keras.Model, folder: Path) -> None:
         ValueError: weights that do not fit, or that were trained in a network with other options.
     """
     config = read_hub_config(folder)
-    unseen = config.unseen(structure_of(model)) if config else {}
-    if unseen:
+    if config and (unseen := config.unseen(structure_of(model))):
         options = ", ".join(f"{name}={value!r}" for name, value in unseen.items())
         raise ValueError(f"weights={str(folder)!r}: {config.path} says that they are for a model with {options}")
     load_pytorch_weights(model, folder, adapting=True)
