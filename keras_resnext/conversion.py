@@ -17,7 +17,7 @@ from .pytorch.writer import SUFFIXES as WRITTEN_SUFFIXES
 from .verification import Agreement
 from .verification import verify as verify_weights
 from .weights.assign import save_pytorch_weights, unshown_options
-from .weights.hub import fetch_from_hub, is_on_hub
+from .weights.hub import fetch_from_hub
 from .weights.hub_config import is_folder_name, known_labels
 from .weights.keras_files import KERAS_SUFFIXES, save_keras
 from .weights.layouts import LAYOUTS
@@ -75,6 +75,7 @@ def convert(
     if (path.is_dir() and not folder) or not path.parent.is_dir():
         what = "a folder, not a file" if path.is_dir() else "in a folder that does not exist"
         raise FileNotFoundError(f"target={str(path)!r} is {what}")
+    source = fetch_from_hub(source)
     checkpoint = _pytorch_file(source) if verify else None
     if verify and checkpoint is None and path.name.endswith(KERAS_SUFFIXES):
         raise ValueError("verify=True compares with PyTorch, so source or target must be a PyTorch file")
@@ -111,8 +112,8 @@ def _lost(model: keras.Model, layout: str) -> list[str]:
 
 def _pytorch_file(source: str | os.PathLike[str]) -> Path | None:
     """The checkpoint that `source` names, downloaded if it is a published one; None if it is none."""
-    if is_on_hub(source) or is_hub_folder(source):
-        return Path(fetch_from_hub(source))
+    if is_hub_folder(source):
+        return Path(source)
     if os.fspath(source).lower().endswith(PYTORCH_SUFFIXES):
         return Path(source)
     with suppress(ValueError):
