@@ -98,10 +98,8 @@ def describe_model(name: str | os.PathLike[str]) -> dict[str, Any]:
     """What a manifest says of where a model came from: its source, and what is published of it."""
     if is_on_hub(name) or is_hub_folder(name):
         config = read_hub_config(fetch_from_hub(name))
-        return {
-            "source": os.fspath(name),
-            **({"architecture": config.architecture} if config and not config.arguments else {}),
-        }
+        named = {"architecture": config.architecture} if config and not config.arguments else {}
+        return {"source": os.fspath(name), **named}
     name = find_model_file(name)
     text = os.fspath(name)
     row = find_by_file_name(Path(name).name)

@@ -35,7 +35,7 @@ def test_near_misses():
         ValueError, match="name='resnext50-32x4d' is no known architecture; did you mean resnext50_32x4d"
     ):
         create("resnext50-32x4d")
-    with pytest.raises(ValueError, match="did you mean timm/resnext50_32x4d.a1h_in1k"):
+    with pytest.raises(ValueError, match=r"did you mean timm/resnext50_32x4d\.a1h_in1k"):
         from_pretrained("timm/resnext50_32x4d.a1h_1nk")
 
 
