@@ -58,11 +58,14 @@ def _fetch(repository: str, revision: str | None) -> Path:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     unreachable: list[Exception] = []
+    commit = [revision]
 
     def get(file: str) -> Path | None:
         """The file in the cache; None where the repository has none, or none is cached and the hub is out of reach."""
         try:
-            return Path(hf_hub_download(repository, file, revision=revision, library_name="keras_resnext"))
+            path = Path(hf_hub_download(repository, file, revision=commit[-1], library_name="keras_resnext"))
+            commit.append(path.parent.name)  # the others come from the same one, whatever is pushed meanwhile
+            return path
         except LocalEntryNotFoundError as error:
             unreachable.append(error)
         except EntryNotFoundError:
@@ -82,7 +85,9 @@ def _fetch(repository: str, revision: str | None) -> Path:
     if folder := next(filter(None, map(whole, indexed)), None):
         return folder
     # Whether there is a safetensors file of another name only the list says; what is cached was chosen with it.
-    names = None if unreachable else HfApi(library_name="keras_resnext").list_repo_files(repository, revision=revision)
+    names = (
+        None if unreachable else HfApi(library_name="keras_resnext").list_repo_files(repository, revision=commit[-1])
+    )
     if names is None and config is not None and is_hub_folder(config.parent):
         return config.parent
     chosen = [f for file in pickled for f in (file, f"{file}.index.json")] if names is None else _choose(names, pickled)
@@ -143,3 +148,8 @@ def _told(repository: str, revision: str | None) -> Iterator[None]:
         status = error.response.status_code
         advice = login if status in (401, 403) else "try again later"
         raise DownloadError(f"{name} cannot be downloaded: HTTP {status} from {address}; {advice}") from error
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # what its client for HTTP raises where a connection breaks
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DownloadError(f"{name} cannot be downloaded from {address} ({reason}); try again") from error

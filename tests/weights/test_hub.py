@@ -5,10 +5,10 @@ import os
 import subprocess
 import sys
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 
 from keras_resnext import (
     Preprocessing,
@@ -56,7 +56,6 @@ def folder(tmp_path_factory):
 def hub(folder, tmp_path, monkeypatch):
     with serve_hub() as server:
         server.add("me/tiny", folder, revisions=("main", "v1", COMMIT))
-        constants = huggingface_hub.constants
         monkeypatch.setattr(constants, "ENDPOINT", server.address)
         template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -130,7 +129,7 @@ def test_everywhere_that_a_model_is_named(hub, folder, tmp_path, monkeypatch):
     files = {path.rsplit("/", 1)[1] for path in hub.asked if path.startswith("/me/")}
     assert files == {"config.json", "model.safetensors"}
     hub.repositories.clear()
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert same(load_model(name), model)
     with pytest.raises(OSError, match="HF_HUB_OFFLINE is set; unset it"):
         load_model("hf://me/other")
