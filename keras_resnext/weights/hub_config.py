@@ -64,7 +64,7 @@ class HubConfig:
         if not given and shown_by_weights(structure).weights_key != shown_by_weights(row.structure).weights_key:
             found = identify(structure)
             raise ValueError(
-                f"{self.path} says {self.architecture}, but the weights are those of "
+                f"{self.path} says {self.architecture}, whose weights do not fit a "
                 f"{found.name if found else structure.variant}"
             )
         return {**({} if given else unseen_options(row, structure)), **stride}

@@ -183,7 +183,7 @@ ERRORS = {
     "hf://me/tiny@v2": (ValueError, "no branch, tag or commit is called 'v2'; see http"),
     "hf://me/empty": (ValueError, "holds no weights under names that are known .* but config.json; download"),
     "hf://me/foreign": (ValueError, "is of architecture 'vit_base_patch16_224', which is no ResNeXt that is known"),
-    "hf://me/another": (ValueError, "says seresnext50_32x4d, but the weights are those of resnext"),
+    "hf://me/another": (ValueError, "says seresnext50_32x4d, whose weights do not fit a resnext17_4x4d"),
     "hf://me/odd": (ValueError, r"model_args={'act_layer': 'gelu'} cannot be read"),
 }
 
