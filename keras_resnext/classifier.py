@@ -16,6 +16,8 @@ from .preprocessing import INTERPOLATIONS, Preprocessing, load_image, preprocess
 from .runtimes import KINDS, check_kind
 from .runtimes.exports import EXPORTS, Export, find_version
 from .runtimes.keras_model import Run, check_classifier, image_input, load_run, output_kind
+from .weights.hub import fetch_from_hub
+from .weights.hub_config import known_labels
 
 Model = Any  # a Classifier, keras.Model, str or path; Keras carries no types
 ImagePath = str | os.PathLike[str]
@@ -224,7 +226,9 @@ def _open_path(path: ImagePath, image_size: int | tuple[int, int] | None, given:
         found = _of_export(place, EXPORTS[suffix](place))
         found = replace(found, preprocessing=_replaced(found, given))
     else:
-        found = replace(_open_keras(load_model(path), image_size, given, kind), name=os.fspath(path))
+        local = fetch_from_hub(path)
+        found = replace(_open_keras(load_model(local), image_size, given, kind), name=os.fspath(path))
+        return replace(found, labels=known_labels(local, found.classes))
     return found if found.labels is not None else replace(found, labels=labels_beside(path, found.classes))
 
 

@@ -10,18 +10,20 @@ import keras
 
 from .model import ResNeXt, create
 from .network.architectures import ARCHITECTURES
-from .network.checks import describe_unknown
+from .network.checks import describe_choices, describe_unknown
 from .network.layer_cfg import read_norm_cfg
 from .pytorch.checkpoint import CheckpointError
 from .pytorch.folder import PYTORCH_SUFFIXES, is_checkpoint_folder
 from .weights.assign import Source, assign, read_entries
 from .weights.fit import blaming_the_checkpoint, check_structure
+from .weights.hub import fetch_from_hub, is_on_hub
+from .weights.hub_config import read_hub_config
 from .weights.infer import infer_structure
 from .weights.keras_files import KERAS_SUFFIXES, read_keras_weights
 from .weights.lookalikes import options_by_file_name, options_by_looks
 from .weights.names import options_by_names
 from .weights.published import find_by_file_name, find_published, list_pretrained
-from .weights.sources import mark_as_published, tell_what_was_taken
+from .weights.sources import mark_as_configured, mark_as_published, tell_what_was_taken
 
 BEST = "best.keras"  # in the folder of a training run
 
@@ -39,8 +41,8 @@ def load_model(
 
     Args:
         name: an architecture (random weights), a published checkpoint, a file (.keras, .weights.h5 or a PyTorch
-            checkpoint), a folder of one checkpoint, as Hugging Face's hub has them, or that of a training run, of
-            which the best model is taken.
+            checkpoint), "hf://owner/name@revision" on Hugging Face's hub, a folder of one checkpoint, as the hub has
+            them, or that of a training run, of which the best model is taken.
         ema, bgr, prefix: as in `from_pytorch`, for PyTorch checkpoints alone.
         options: of `ResNeXt`, where the model is built; a .keras file holds its own.
 
@@ -49,7 +51,7 @@ def load_model(
         OSError: a published checkpoint that cannot be downloaded.
         ValueError: none of these, a file that cannot be read as what its name says, or options that do not fit.
     """
-    name = find_model_file(name)
+    name = fetch_from_hub(find_model_file(name))
     text, path = os.fspath(name), Path(name)
     given = "ema=True" if ema else "bgr=True" if bgr else f"prefix={prefix!r}" if prefix is not None else ""
     if given and not (path.name.lower().endswith(PYTORCH_SUFFIXES) or is_checkpoint_folder(path)):
@@ -70,9 +72,10 @@ def load_model(
                 raise ValueError(
                     f"MODEL={text!r} is a folder without a model: neither {BEST} of a training run nor a SavedModel"
                 ) from None
+            choices = describe_choices(text, ARCHITECTURES, list_pretrained())
             raise ValueError(
                 f"MODEL={text!r} is neither a file ending in {', '.join(known)}, nor published weights "
-                f"(`keras-resnext list` shows them), nor an architecture; choose one of {', '.join(ARCHITECTURES)}"
+                f"(`keras-resnext list` shows them), nor an architecture; {choices}"
             ) from None
         return from_pretrained(text, **options)
     if path.is_dir():
@@ -97,6 +100,10 @@ def load_model(
 
 def describe_model(name: str | os.PathLike[str]) -> dict[str, Any]:
     """What a manifest says of where a model came from: its source, and what is published of it."""
+    if is_on_hub(name) or is_checkpoint_folder(name):
+        config = read_hub_config(fetch_from_hub(name))
+        named = {"architecture": config.architecture} if config and not config.arguments else {}
+        return {"source": os.fspath(name), **named}
     name = find_model_file(name)
     text = os.fspath(name)
     row = find_by_file_name(Path(name).name)
@@ -119,8 +126,9 @@ def from_pytorch(
 
     Args:
         source: path of a .pth, .pt, .ckpt, .bin, .pkl or .safetensors file or of a folder as on Hugging Face's hub,
-            or {name: array}. The network is found under any keys and prefixes; a warning tells what is left out. Depth,
-            groups, widths, stem, squeeze-and-excitation, classes and head are read off the weights.
+            "hf://owner/name@revision" there, or {name: array}. The network is found under any keys and
+            prefixes; a warning tells what is left out. Depth, groups, widths, stem, squeeze-and-excitation, classes and
+            head are read off the weights; what they do not show, and the preprocessing, off a config.json beside them.
         ema: takes the moving average that the file holds beside the weights (`model_ema`, `state_dict_ema`, `ema_…`).
             mmengine, and mmcv after each epoch, have the average in `state_dict` itself and the weights beside it.
         bgr: the network was trained on BGR images; the model takes RGB ones.
@@ -141,6 +149,8 @@ def from_pytorch(
     headless = options.get("include_top") is False or any(
         options.get(name) is not None for name in ("classes", "pooling", "out_indices")
     )
+    source = fetch_from_hub(source)
+    config = read_hub_config(source)
     entries = read_entries(source, ema=ema, bgr=bgr, prefix=prefix, headless=headless)
     shapes = {name: tuple(array.shape) for name, (_, array) in entries.items()}
     norm = read_norm_cfg(options["norm_cfg"]) if "norm_cfg" in options else None
@@ -150,7 +160,7 @@ def from_pytorch(
     check_structure(structure, entries, head=not headless)
     inferred = structure.options()
     unseen = options_by_file_name(os.path.basename(source), structure) if isinstance(source, (str, os.PathLike)) else {}
-    inferred |= unseen or options_by_looks(structure, options)
+    inferred |= config.unseen(structure) if config else unseen or options_by_looks(structure, options)
     for per_stage in ("blocks", "strides", "dilations"):  # the caller may want the first stages alone
         inferred[per_stage] = inferred[per_stage][: options.get("num_stages")]
     if options.get("input_tensor") is None:
@@ -161,6 +171,7 @@ def from_pytorch(
         inferred["include_top"] = False
     model = ResNeXt(**{**inferred, **options})
     assign(model, entries, adapting=True)
+    mark_as_configured(model, config)
     return model
 
 
@@ -170,7 +181,8 @@ def from_pretrained(name: str, **options: Any) -> keras.Model:
     Args:
         name: one of `list_pretrained()`, such as "torchvision/resnext50_32x4d.imagenet1k_v2", or a short name,
             "mmcls/resnext50_32x4d" or "imagenet/resnext50_32x4d", for the most accurate of those that may be used
-            commercially; a line on standard error says which that is. "@288" behind it asks for the test size.
+            commercially; a line on standard error says which that is. "@288" behind it asks for the test size. Or
+            "hf://owner/name@revision", as in `from_pytorch`.
         options: of `ResNeXt`, such as `classes=10`, `include_top=False` or `input_shape`. Classes, head and image size
             are those of the checkpoint where no option says otherwise; a checkpoint of a backbone gives feature maps.
 
@@ -182,6 +194,8 @@ def from_pretrained(name: str, **options: Any) -> keras.Model:
         raise ValueError(f"name={name!r} must be a text; choose one of {', '.join(list_pretrained())}")
     if "weights" in options:
         raise ValueError(f"weights={options['weights']!r} cannot be given beside name={name!r}")
+    if is_on_hub(name):
+        return from_pytorch(name, **options)
     row = find_published(name)
     tell_what_was_taken(name, row)
     size = row.preprocessing.size

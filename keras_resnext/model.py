@@ -48,6 +48,7 @@ def ResNeXt(
     num_stages: int = 4,
     strides: Sequence[int] = (1, 2, 2, 2),
     dilations: Sequence[int] = (1, 1, 1, 1),
+    output_stride: int = 32,
     out_indices: Sequence[int] | None = None,
     style: str = "pytorch",
     deep_stem: bool = False,
@@ -98,6 +99,8 @@ def ResNeXt(
         num_stages: 1 to 4. `strides` and `dilations` have one entry a stage.
         strides: of the first block of each stage.
         dilations: of every 3x3 of the stage, the first block's included. Strides are never turned into dilation.
+        output_stride: 8, 16 or 32, pixels of the image to one of the last map, as timm and torchvision compute it:
+            later strides become dilations, which the first block of a stage takes from the stage before it.
         out_indices: with `include_top=False`, the stages (from 0) whose maps are returned as an ascending list; Keras
             unpacks a list of one.
         style: "pytorch" strides in the 3x3, "caffe" in the first 1x1.
@@ -145,6 +148,7 @@ def ResNeXt(
         num_stages=num_stages,
         strides=strides,
         dilations=dilations,
+        output_stride=output_stride,
         style=style,
         deep_stem=deep_stem,
         tiered_stem=tiered_stem,

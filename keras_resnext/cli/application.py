@@ -21,8 +21,8 @@ app = typer.Typer(
 MODELS, TRAINING, SERVING = "Models and weights", "Training and evaluation", "Serving and speed"
 
 MODEL_HELP = (
-    "Published weights (`keras-resnext list`), .keras file, PyTorch checkpoint, folder of a training run, or "
-    "architecture name."
+    "Published weights (`keras-resnext list`), hf://OWNER/NAME, .keras file, PyTorch checkpoint, folder of a training "
+    "run, or architecture name."
 )
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 Classifier = Annotated[

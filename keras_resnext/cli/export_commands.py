@@ -34,14 +34,17 @@ def export(
     FORMATS[format_](**given)  # what does not fit should not wait for a framework
     load_framework()
     from ..export import export_onnx, export_tflite, export_version
-    from ..labels import labels_beside, read_labels
+    from ..labels import read_labels
     from ..loading import describe_model, load_model
+    from ..weights.hub import fetch_from_hub
+    from ..weights.hub_config import known_labels
 
     if "labels" in given:
         given["labels"] = read_labels(given["labels"])
-    loaded = load_model(model)
+    local = fetch_from_hub(model)
+    loaded = load_model(local)
     if format_ == "saved_model":
-        given.setdefault("labels", labels_beside(model, loaded.outputs[0].shape[-1]))
+        given.setdefault("labels", known_labels(local, loaded.outputs[0].shape[-1]))
         report = export_version(loaded, target, SavedModelOptions(**given), manifest=describe_model(model))
     else:
         report = {"tflite": export_tflite, "onnx": export_onnx}[format_](loaded, target, **given)

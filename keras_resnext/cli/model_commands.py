@@ -17,28 +17,40 @@ if TYPE_CHECKING:
 
 
 @app.command("list", rich_help_panel=MODELS)
-def list_() -> None:
+def list_(
+    pattern: Annotated[
+        str | None, typer.Argument(metavar="[PATTERN]", help="Only names that fit, such as '*d_32x4d'.")
+    ] = None,
+) -> None:
     """Show the architectures, and the published weights with accuracy and licence."""
-    from ..network.architectures import ARCHITECTURES
-    from ..weights.published import PUBLISHED
+    from ..network.architectures import ARCHITECTURES, list_architectures
+    from ..network.checks import describe_choices
+    from ..weights.published import PUBLISHED, list_pretrained
 
+    architectures, pretrained = list_architectures(pattern), set(list_pretrained(pattern))
+    if not architectures and not pretrained:
+        word = str(pattern).strip("*")
+        hint = describe_choices(word, ARCHITECTURES) if word else "leave it out"
+        raise ValueError(f"PATTERN={pattern!r} fits no architecture and no weights; {hint}")
     table = Table(box=None)
     for column in ("name", "parameters", "classes", "input"):  # narrow enough for 80 columns
         table.add_column(column, no_wrap=True, justify="left" if column == "name" else "right")
     table.add_column("source")
-    for row in ARCHITECTURES.values():
+    for row in (ARCHITECTURES[name] for name in architectures):
         counts = (f"{row.parameters / 1e6:.1f} M", str(row.classes), f"{row.image_size}²")
         table.add_row(row.name, *counts, row.source)
-    Console().print(table)
+    if architectures:
+        Console().print(table)
     weights = Table(
         box=None, title="Published weights, with their accuracy on ImageNet in percent", title_justify="left"
     )
     for column in ("weights", "top-1", "top-5", "licence"):
         weights.add_column(column, no_wrap=True, justify="right" if column.startswith("top") else "left")
-    for published in PUBLISHED:
+    for published in (row for row in PUBLISHED if row.name in pretrained):
         tops = ("" if top is None else f"{top:.2f}" for top in (published.top1, published.top5))
         weights.add_row(published.name, *tops, published.licence)
-    Console().print("", weights)
+    if pretrained:
+        Console().print("", weights)
     Console().print("\nimagenet/ARCHITECTURE: the most accurate of these whose licence allows commercial use.")
 
 
@@ -58,21 +70,26 @@ class InfoOptions:
 def info(
     file: Annotated[
         str,
-        typer.Argument(metavar="FILE", help="PyTorch checkpoint, .keras or .weights.h5 file; or an architecture name."),
+        typer.Argument(
+            metavar="FILE",
+            help="Weights: a PyTorch, .keras or .weights.h5 file, or hf://OWNER/NAME; or an architecture.",
+        ),
     ],
     options: InfoOptions,
 ) -> None:
     """Show what a file of weights or an architecture is, and what each stage costs, without building anything."""
     image_size = options.image_size
     from ..network.architectures import ARCHITECTURES
+    from ..network.checks import describe_choices
     from ..network.costs import count_costs
+    from ..weights.hub import is_on_hub
     from ..weights.info import describe_file
 
     rows: dict[str, Any]
     row = None if Path(file).exists() else ARCHITECTURES.get(file)
-    if row is None and not Path(file).exists() and not Path(file).suffix:
+    if row is None and not Path(file).exists() and not Path(file).suffix and not is_on_hub(file):
         raise ValueError(
-            f"FILE={file!r} is neither a file nor an architecture; choose one of {', '.join(ARCHITECTURES)}"
+            f"FILE={file!r} is neither a file nor an architecture; {describe_choices(file, ARCHITECTURES)}"
         )
     if row is not None:
         size = (image_size or row.image_size,) * 2
@@ -147,7 +164,12 @@ class ConvertOptions:
 @from_fields
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help=MODEL_HELP)],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="File: .keras, .weights.h5, .pth, .pt, .safetensors.")],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DST", help="File: .keras, .weights.h5, .pth, .pt, .safetensors; or with --layout timm a folder."
+        ),
+    ],
     options: ConvertOptions,
 ) -> None:
     """Convert weights between PyTorch (torchvision, mmcls, timm) and Keras, in either direction."""
@@ -157,7 +179,8 @@ def convert(
     network = {**options.option, **({} if options.classes is None else {"classes": options.classes})}
     how: dict[str, Any] = {"layout": options.layout, "ema": options.ema, "bgr": options.bgr, "prefix": options.prefix}
     _, agreement = convert_file(source, target, verify=options.verify, **how, **network)
-    print(f"{source} -> {target} ({target.stat().st_size / 1e6:.1f} MB)")
+    size = sum(file.stat().st_size for file in (target.iterdir() if target.is_dir() else [target]))
+    print(f"{source} -> {target} ({size / 1e6:.1f} MB)")
     if agreement is not None:
         print(
             f"{agreement.outputs} against {agreement.library}: largest difference "

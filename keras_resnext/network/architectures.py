@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from .checks import describe_choices, match_names
 from .structure import Structure
 
 
@@ -118,9 +119,9 @@ def _architecture(
 ARCHITECTURES: dict[str, Architecture] = {row[0]: _architecture(*row) for row in _ROWS}
 
 
-def list_architectures() -> list[str]:
-    """Names that `create` accepts, in the table's order."""
-    return list(ARCHITECTURES)
+def list_architectures(pattern: str | None = None) -> list[str]:
+    """Names that `create` accepts, in the table's order; those that fit a pattern such as "*d_32x4d"."""
+    return match_names(pattern, {name: (name,) for name in ARCHITECTURES})
 
 
 def find_architecture(name: str) -> Architecture:
@@ -130,7 +131,7 @@ def find_architecture(name: str) -> Architecture:
         ValueError: no row has that name; the message lists those that do.
     """
     if not isinstance(name, str) or name not in ARCHITECTURES:
-        raise ValueError(f"name={name!r} is no known architecture; choose one of {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"name={name!r} is no known architecture; {describe_choices(name, ARCHITECTURES)}")
     return ARCHITECTURES[name]
 
 

@@ -85,6 +85,10 @@ def shortcut(x: Tensor, structure: Structure, block: Block) -> Tensor:
     if structure.avg_down and stride != 1:
         pooled = CeilAveragePooling2D(stride, name=f"{block.name}_downsample_0")(x)
         stride, first = 1, 1
+    elif block.smooths:  # timm's AvgPool2dSame, which counts the zeros behind the far edges
+        pooled = layers.ZeroPadding2D(((0, 1), (0, 1)), LAST, name=f"{block.name}_downsample_pad")(x)
+        pooled = layers.AveragePooling2D(2, 1, data_format=LAST, name=f"{block.name}_downsample_0")(pooled)
+        first = 1
     y = convolution(pooled, structure, block.filters, 1, stride, name=f"{block.name}_downsample_{first}")
     y = norm(y, structure, name=f"{block.name}_downsample_{first + 1}")
     return Recompute(name=f"{block.name}_downsample_cp")([x, y]) if structure.with_cp else y

@@ -1,7 +1,8 @@
 """Checks of options; each error names the argument, its value and the rule that it breaks."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 
 
@@ -44,11 +45,47 @@ def check_per_stage(num_stages: int, **sequences: Sequence[int]) -> None:
         check_positive(**{f"{name}[{i}]": value for i, value in enumerate(values)})
 
 
+# Words of timm's `create_model` for options of `ResNeXt`.
+_OF_TIMM = {
+    "num_classes": "classes=N",
+    "pretrained": "weights='timm', or 'imagenet' for the most accurate",
+    "in_chans": "input_shape=(height, width, channels)",
+    "features_only": "include_top=False with out_indices=(0, 1, 2, 3)",
+    "global_pool": "pooling='avg' with include_top=False",
+    "checkpoint_path": "weights=PATH",
+    "act_layer": "activation='relu' or 'silu'",
+    "drop_rate": "include_top=False with a Dropout and a Dense layer behind it",
+    "cardinality": "groups=N",
+    "base_width": "width_per_group=N",
+    "layers": "blocks=(…)",
+}
+
+
+def describe_choices(value: object, known: Iterable[str], also: Iterable[str] = ()) -> str:
+    """The names nearest to `value`, as a question; where none is near all of the `known`, without those `also`."""
+    known = list(known)
+    near = difflib.get_close_matches(str(value), [*known, *also], n=2, cutoff=0.8)
+    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
+
+
+def match_names(pattern: str | None, names: Mapping[str, Iterable[str]]) -> list[str]:
+    """The keys of `names` of whose names one fits the shell pattern, whatever its case; all for None."""
+    if pattern is not None and not isinstance(pattern, str):
+        raise ValueError(f"pattern={pattern!r} must be a text such as '*d_32x4d'")
+    return [
+        key
+        for key, own in names.items()
+        if pattern is None or any(fnmatch.fnmatchcase(name.lower(), pattern.lower()) for name in own)
+    ]
+
+
 def describe_unknown(names: Iterable[str], known: Sequence[str], owner: str) -> str:
     """One sentence on the `names` that are not `known` options of `owner`, with the nearest known ones; "" for none."""
     unknown = sorted(set(names) - set(known))
     if not unknown:
         return ""
+    if said := [f"{name} is timm's word; here it is {_OF_TIMM[name]}" for name in unknown if name in _OF_TIMM]:
+        return "; ".join(said)
     near = [guess for name in unknown for guess in difflib.get_close_matches(name, known, n=1)]
     hint = f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(known)}"
     return f"{', '.join(unknown)}: no option of {owner}; {hint}"

@@ -1,7 +1,7 @@
 """The parts of a network as values: convolutions of the stem, blocks of the stages, and the tables behind them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from .checks import check_range, is_integer
 BLOCKS_BY_DEPTH: dict[int, tuple[int, ...]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 EXPANSION = 4
 STRIDES, DILATIONS = (1, 2, 2, 2), (1, 1, 1, 1)
+OUTPUT_STRIDES = (8, 16, 32)
 
 # Height and width in pixels that each stem is made for.
 USUAL_SIZES = {"imagenet": 224, "cifar": 32}
@@ -77,6 +78,32 @@ ATTENTIONS: dict[str, Callable[[int], int]] = {
 SK_DILATIONS = (1, 2)  # of the two paths of a selective kernel, times the stage's own
 
 
+class Steps(NamedTuple):
+    """How far the 3x3 convolutions of a stage reach: the stride and dilation of its first block, and of the others."""
+
+    stride: int
+    first_dilation: int
+    dilation: int
+
+
+def stage_steps(strides: Sequence[int], dilations: Sequence[int], output_stride: int) -> list[Steps]:
+    """The steps of every stage; from `output_stride` on, strides become dilations.
+
+    The first block of a dilated stage takes the dilation of the stage before, as in timm's `make_blocks` and
+    torchvision's `_make_layer`; with mmcls's `dilations` it takes its own stage's.
+    """
+    if output_stride == max(OUTPUT_STRIDES):
+        return [Steps(stride, own, own) for stride, own in zip(strides, dilations, strict=True)]
+    steps: list[Steps] = []
+    reached, dilation = 4, 1  # of the stem: pixels of the image to one of its map
+    for stride in strides:
+        before, dilates = dilation, reached * stride > output_stride
+        dilation, stride = (dilation * stride, 1) if dilates else (dilation, stride)
+        reached *= stride
+        steps.append(Steps(stride, before, dilation))
+    return steps
+
+
 class StemConvolution(NamedTuple):
     """A convolution of the stem, with a norm and an activation behind it."""
 
@@ -97,6 +124,7 @@ class Block:
         groups: of the 3x3.
         strides: of the first 1x1 and of the 3x3; one of them is 1.
         dilation: of the 3x3.
+        smooths: whether the shortcut takes the mean of 2x2 without a stride, as timm's does in dilated stages.
         attention: "se", "eca", "gca" or "sk"; None for none.
         squeezed: inner channels of the attention, of "eca" its kernel's length; None for none.
         attended: channels that the attention weighs.
@@ -111,6 +139,7 @@ class Block:
     groups: int
     strides: tuple[int, int]
     dilation: int
+    smooths: bool
     attention: str | None
     squeezed: int | None
     attended: int

@@ -12,6 +12,7 @@ from .stages import (
     DILATIONS,
     DROP_PATH_RULES,
     EXPANSION,
+    OUTPUT_STRIDES,
     POOLINGS,
     STEM_POOLS,
     STRIDES,
@@ -22,6 +23,7 @@ from .stages import (
     blocks_of_depth,
     check_out_indices,
     squeeze_width,
+    stage_steps,
 )
 
 
@@ -54,6 +56,7 @@ class Structure:
     style: str = "pytorch"
     strides: tuple[int, ...] = STRIDES
     dilations: tuple[int, ...] = DILATIONS
+    output_stride: int = max(OUTPUT_STRIDES)
     deep_stem: bool = False
     tiered_stem: bool = False
     stem_pool: str = "max"
@@ -133,6 +136,7 @@ class Structure:
         check_choice("activation", self.activation, tuple(ACTIVATIONS))
         check_choice("attention", self.attention, (None, *ATTENTIONS))
         check_choice("drop_path_rule", self.drop_path_rule, DROP_PATH_RULES)
+        check_choice("output_stride", self.output_stride, OUTPUT_STRIDES)
         optional = {"se_ratio": self.se_ratio, "group_size": self.group_size}
         numbers = ("groups", "width_per_group", "classes", "stem_channels", "base_channels", "in_channels")
         check_positive(**{name: getattr(self, name) for name in numbers})
@@ -164,6 +168,13 @@ class Structure:
             raise ValueError(
                 f"tiered_stem=True needs deep_stem=True ({self.deep_stem} given) and stem_channels that 8 divides "
                 f"({self.stem_channels})"
+            )
+        stages = len(self.blocks)
+        usual = (self.stem, self.strides, self.dilations) == ("imagenet", STRIDES[:stages], DILATIONS[:stages])
+        if self.output_stride != max(OUTPUT_STRIDES) and not usual:
+            raise ValueError(
+                f"output_stride={self.output_stride} makes strides and dilations itself, for stem='imagenet'; leave "
+                f"strides={self.strides} and dilations={self.dilations} out, or output_stride"
             )
         if self.antialias and self.style != "pytorch":
             raise ValueError(f"antialias=True needs style='pytorch' ({self.style!r} given)")
@@ -217,12 +228,14 @@ class Structure:
     def stages(self) -> tuple[tuple[Block, ...], ...]:
         """The blocks of every stage."""
         stages, channels, before = [], self.stem_channels, 0
+        steps = stage_steps(self.strides, self.dilations, self.output_stride)
         for stage, count in enumerate(self.blocks):
             blocks: list[Block] = []
+            smooths = self.avg_down and self.output_stride != max(OUTPUT_STRIDES) and steps[stage].dilation > 1
             filters, width = self.outputs[stage], self.widths[stage]
             attended = filters if self.attention_last and self.attention != "sk" else width
             for block in range(count):
-                stride = self.strides[stage] if block == 0 else 1
+                stride = steps[stage].stride if block == 0 else 1
                 blocks.append(
                     Block(
                         name=f"layer{stage + 1}_{block}",
@@ -231,7 +244,8 @@ class Structure:
                         filters=filters,
                         groups=self.groups if self.group_size is None else width // self.group_size,
                         strides=(1, stride) if self.style == "pytorch" else (stride, 1),
-                        dilation=self.dilations[stage],
+                        dilation=steps[stage].dilation if block else steps[stage].first_dilation,
+                        smooths=smooths and block == 0,
                         attention="se" if self.se_ratio else self.attention,
                         squeezed=self._squeezed(attended),
                         attended=attended,

@@ -10,7 +10,8 @@ from typing import Any
 from .checkpoint import Checkpoint, CheckpointError, read_checkpoint
 
 PYTORCH_SUFFIXES = (".pth", ".pt", ".safetensors", ".tar", ".ckpt", ".bin", ".pkl")
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in the order of preference, each alone or with an index
+FILES = ("model.safetensors", "pytorch_model.bin")  # in the order of preference, each alone or with an index
+PICKLES = tuple(suffix for suffix in PYTORCH_SUFFIXES if suffix != ".safetensors")
 MAX_INDEX = 1 << 24  # bytes
 MAX_SHARDS = 1000
 SHOWN = 4
@@ -31,13 +32,13 @@ def list_weights_files(path: str | os.PathLike[str]) -> list[Path]:
         return [Path(path)]
     found = _candidates(Path(path))
     if not found:
-        names = ", ".join(name for file in HUB_FILES for name in (file, f"{file}.index.json"))
+        names = ", ".join(name for file in FILES for name in (file, f"{file}.index.json"))
         suffixes = ", ".join(PYTORCH_SUFFIXES)
         raise CheckpointError(f"{path}: a folder without weights; expected one of {names}, or one file in {suffixes}")
     if len(found) > 1:
         shown = ", ".join(file.name for file in found[:SHOWN]) + (", …" if len(found) > SHOWN else "")
         raise CheckpointError(f"{path}: a folder with {len(found)} checkpoints, {shown}; give the path of one")
-    return [found[0].with_name(name) for name in _shards(found[0])] if found[0].suffix == ".json" else found
+    return [found[0].with_name(name) for name in list_shards(found[0])] if found[0].suffix == ".json" else found
 
 
 def read_weights(path: str | os.PathLike[str]) -> Checkpoint:
@@ -59,15 +60,21 @@ def read_weights(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """The file, or the index, under the hubs' names; else every file that a suffix says to be a checkpoint."""
-    names = (name for file in HUB_FILES for name in (file, f"{file}.index.json"))
-    usual = next((folder / name for name in names if (folder / name).is_file()), None)
-    if usual is not None:
-        return [usual]
-    return sorted(file for file in folder.iterdir() if file.name.lower().endswith(PYTORCH_SUFFIXES) and file.is_file())
+    """The file, or the index, under the hub's names; else every file that a suffix says to be a checkpoint.
+
+    Where there is a safetensors file, pickles do not count.
+    """
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    for usual, suffixes in zip(FILES, ((".safetensors",), PICKLES), strict=True):
+        for name in (usual, f"{usual}.index.json"):
+            if (folder / name).is_file():
+                return [folder / name]
+        if found := [file for file in files if file.name.lower().endswith(suffixes)]:
+            return found
+    return []
 
 
-def _shards(index: Path) -> list[str]:
+def list_shards(index: Path) -> list[str]:
     if index.stat().st_size > MAX_INDEX:
         raise CheckpointError(f"{index}: {index.stat().st_size} bytes, and at most {MAX_INDEX} are read")
     try:

@@ -32,7 +32,7 @@ class NetworkOptions:
         default=None,
         metadata={
             "panel": _NETWORK,
-            "help": "Start from published weights (imagenet, torchvision, or a full name) or from a file.",
+            "help": "Start from published weights (imagenet, torchvision, a full name), hf://OWNER/NAME, or a file.",
         },
     )
     options: Mapping[str, Any] = field(

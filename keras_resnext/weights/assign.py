@@ -1,20 +1,26 @@
 """Weights between PyTorch checkpoints and Keras models."""
 
+import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from ..files import placed_whole
+from ..labels import class_names
+from ..network.input_preprocessing import get_preprocessing
 from ..network.layers import CeilAveragePooling2D
 from ..network.structure import Structure
 from ..pytorch.checkpoint import CheckpointError, write_checkpoint
 from ..pytorch.folder import list_weights_files, read_weights
 from .adapt import Entries, Shape, adapt, swap_red_and_blue
-from .find_network import WAYS_OUT, Network, find_network
-from .fit import blaming_the_checkpoint, check_entries
+from .find_network import WAYS_OUT, find_network
+from .fit import blaming_the_checkpoint, check_entries, check_overlap
+from .hub import fetch_from_hub
+from .hub_config import CONFIG, is_folder_name, make_hub_config
 from .infer import infer_built, infer_from_names, infer_norm, shown_by_weights
 from .layouts import layout_names
 from .names import PART, canonical_names, module_name, options_by_names, shortcut_indices
@@ -63,28 +69,50 @@ def load_pytorch_weights(
     assign(model, read_entries(source, ema=ema, bgr=bgr, prefix=prefix, headless=headless), adapting)
 
 
-def save_pytorch_weights(model: keras.Model, path: str | os.PathLike[str], layout: str = "torchvision") -> None:
+def save_pytorch_weights(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    layout: str = "torchvision",
+    *,
+    labels: Sequence[str] | None = None,
+) -> None:
     """Writes the weights of a model of `ResNeXt` as a state_dict that PyTorch loads, whole or not at all.
 
     `torch.load(path, weights_only=True)` reads the file (.pth, .pt), or safetensors does, and `load_state_dict` with
     strict=True accepts it in the library's own ResNeXt of the same options. `num_batches_tracked` is 0 everywhere.
 
+    A folder gets model.safetensors and config.json, as on Hugging Face's hub: `timm.create_model("local-dir:FOLDER")`
+    builds the network, and so does `from_pytorch`.
+
     Args:
         model: built by `ResNeXt`, `create` or `from_pytorch`.
-        path: ends in .pth, .pt or .safetensors; an existing file is replaced.
+        path: ends in .pth, .pt or .safetensors; an existing file is replaced. With layout="timm" also a new or empty
+            folder, whose name ends in no suffix.
         layout: whose names the entries get, "torchvision", "mmcls" (an ImageClassifier's) or "timm".
+        labels: the classes' names, for config.json.
 
     Raises:
         ValueError: another suffix, a model that is no ResNeXt, or a layout whose library has no such network.
+        FileExistsError: the folder is not empty.
     """
-    state = state_dict(model)
-    names = layout_names(state, layout, structure_of(model))
+    folder = layout == "timm" and is_folder_name(path)
+    if labels is not None and not folder:
+        raise ValueError(f"labels need a folder and layout='timm'; path={os.fspath(path)!r}, layout={layout!r}")
+    state, structure = state_dict(model), structure_of(model)
+    names = layout_names(state, layout, structure)
     tensors: dict[str, np.ndarray] = {}
     for name, array in state.items():
         tensors[names[name]] = array
         if name.endswith(".running_var"):
             tensors[names[name].replace("running_var", "num_batches_tracked")] = np.array(0, np.int64)
-    write_checkpoint(path, tensors)
+    if not folder:
+        write_checkpoint(path, tensors)
+        return
+    named = class_names(labels, structure.classes) if labels is not None else None
+    config = make_hub_config(structure, get_preprocessing(model), named, names)
+    with placed_whole(path, folder=True) as aside:
+        write_checkpoint(aside / "model.safetensors", tensors)
+        (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def state_dict(model: keras.Model) -> dict[str, np.ndarray]:
@@ -128,7 +156,12 @@ def read_entries(
         source, ema, bgr, prefix: as in `from_pytorch`.
         headless: whether a head that cannot be read is left out with the rest, or an error.
     """
-    network = read_network(source, ema=ema, prefix=prefix)
+    if not isinstance(source, (str, os.PathLike, Mapping)):
+        raise ValueError(f"source must be a path or {{name: array}}; got {type(source).__name__}")
+    source = fetch_from_hub(source)
+    data = source if isinstance(source, Mapping) else read_weights(source).data
+    with blaming_the_checkpoint():
+        network = find_network(data, ema, prefix)
     if network.head_problem and not headless:
         raise CheckpointError(f"{network.head_problem}. {WAYS_OUT}")
     for note in network.notes:
@@ -145,24 +178,9 @@ def read_entries(
             raise CheckpointError(f"the checkpoint names one entry twice: {entries[name][0]} and {plain}")
         entries[name] = plain, _as_numpy(network.weights[plain])
     if not isinstance(source, Mapping):
-        _check_sizes(entries, sum(file.stat().st_size for file in list_weights_files(source)))
+        check_overlap(entries, sum(file.stat().st_size for file in list_weights_files(source)))
     with blaming_the_checkpoint():
         return swap_red_and_blue(entries) if bgr else entries
-
-
-def _check_sizes(entries: Entries, file: int) -> None:
-    """Raises CheckpointError for entries that lie over each other: a model holds each of them."""
-    if (needed := sum(array.nbytes for _, array in entries.values())) > file:
-        raise CheckpointError(f"the checkpoint's weights overlap: they take {needed} bytes in a file of {file}")
-
-
-def read_network(source: Source, *, ema: bool = False, prefix: str | None = None) -> Network:
-    """The network in a checkpoint, a folder of Hugging Face's, or named arrays."""
-    if not isinstance(source, (str, os.PathLike, Mapping)):
-        raise ValueError(f"source must be a path or {{name: array}}; got {type(source).__name__}")
-    data = source if isinstance(source, Mapping) else read_weights(source).data
-    with blaming_the_checkpoint():
-        return find_network(data, ema, prefix)
 
 
 def _as_numpy(value: Array) -> np.ndarray:

@@ -73,3 +73,9 @@ def check_structure(structure: Structure, entries: Entries, head: bool) -> None:
         wanted = {name: shape for name, shape in wanted.items() if not name.startswith("fc.")}
     ignored = () if head else [name for name in entries if name.startswith("fc.")]
     check_entries(entries, wanted, f"model={structure.variant!r}", ignored=ignored)
+
+
+def check_overlap(entries: Entries, file: int) -> None:
+    """Raises CheckpointError where entries of a file of `file` bytes lie over each other: a model holds each of them."""
+    if (needed := sum(array.nbytes for _, array in entries.values())) > file:
+        raise CheckpointError(f"the checkpoint's weights overlap: they take {needed} bytes in a file of {file}")

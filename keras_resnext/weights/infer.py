@@ -7,7 +7,16 @@ from typing import Any
 
 from ..network.checks import check_per_stage
 from ..network.layer_cfg import BATCH_NORM, NORM_TYPES, Norm, read_norm_cfg
-from ..network.stages import DILATIONS, EXPANSION, STEM_POOLS, STRIDES, squeeze_width
+from ..network.stages import (
+    DILATIONS,
+    EXPANSION,
+    OUTPUT_STRIDES,
+    STEM_POOLS,
+    STRIDES,
+    Steps,
+    squeeze_width,
+    stage_steps,
+)
 from ..network.structure import Structure
 from .adapt import Shape
 from .names import canonical_names, options_by_names
@@ -92,13 +101,20 @@ def infer_built(structure: Structure, layers: Mapping[str, Mapping[str, Any]]) -
     check_per_stage(len(stages), **{f"strides of convolution {i + 1}": [pair[i] for pair in strides] for i in (0, 1)})
     check_per_stage(len(stages), dilations=[second["dilation_rate"][0] for _, second in firsts])
     halved = [f"layer{stage}_0_aa" in layers for stage in stages]
+    steps = [
+        Steps(
+            2 if half else max(pair),
+            second["dilation_rate"][0],
+            layers.get(f"layer{stage}_1_{grouped}", {"config": second})["config"]["dilation_rate"][0],
+        )
+        for stage, half, pair, (_, second) in zip(stages, halved, strides, firsts, strict=True)
+    ]
     activation = layers["layer1_0_relu1"]
     last = [name for name in layers if re.fullmatch(r"layer1_0_(conv3|(se_layer|eca)_scale|gc_add)", name)]
     return replace(
         structure,
         style="caffe" if any(first > 1 for first, _ in strides) else "pytorch",
-        strides=tuple(2 if half else max(pair) for pair, half in zip(strides, halved, strict=True)),
-        dilations=tuple(second["dilation_rate"][0] for _, second in firsts),
+        **_reach(steps, any(f"layer{stage}_0_downsample_pad" in layers for stage in stages)),
         conv="ConvWS" if layers["layer1_0_conv1"]["class_name"] == "WSConv2D" else "Conv2d",
         norm=infer_norm(layers),
         stem_pool=_stem_pool(layers) if structure.stem_pools else structure.stem_pool,
@@ -106,6 +122,25 @@ def infer_built(structure: Structure, layers: Mapping[str, Mapping[str, Any]]) -
         activation=activation["config"].get("activation", "relu") if activation["class_name"] != "ReLU" else "relu",
         attention_last=last[-1] != "layer1_0_conv3" or len(last) == 1,
     )
+
+
+def _reach(steps: list[Steps], smooths: bool) -> dict[str, Any]:
+    """The options that give stages these steps; `smooths`: whether their shortcuts do what `output_stride` alone makes.
+
+    KeyError where no options do.
+    """
+    count, whole = len(steps), max(OUTPUT_STRIDES)
+    own = {"strides": tuple(step.stride for step in steps), "dilations": tuple(step.dilation for step in steps)}
+    if not smooths and all(step.first_dilation == step.dilation for step in steps):
+        return {**own, "output_stride": whole}
+    usual = {"strides": STRIDES[:count], "dilations": DILATIONS[:count]}
+    for output_stride in OUTPUT_STRIDES:
+        made = stage_steps(**usual, output_stride=output_stride)
+        # A stage of one block does not show its own dilation.
+        pairs = zip(steps, made, strict=True)
+        if all(step in (known, known._replace(dilation=known.first_dilation)) for step, known in pairs):
+            return {**usual, "output_stride": output_stride}
+    raise KeyError(f"layer{count}_0_conv2")
 
 
 def _stem_pool(layers: Mapping[str, Mapping[str, Any]]) -> str:
@@ -128,6 +163,7 @@ def shown_by_weights(structure: Structure, names: Iterable[str] = ()) -> Structu
         structure,
         strides=STRIDES[:stages],
         dilations=DILATIONS[:stages],
+        output_stride=Structure.output_stride,
         conv=Structure.conv,
         norm=Structure.norm,
         **{**named, "avg_down": structure.avg_down},

@@ -21,6 +21,7 @@ from .download import sha256
 from .expected import expected_shapes
 from .find_network import WAYS_OUT, find_network
 from .fit import blaming_the_checkpoint
+from .hub import fetch_from_hub
 from .infer import infer_built, infer_from_names, infer_norm
 from .keras_files import KERAS_SUFFIXES, read_config, read_keras_weights
 from .layouts import detect_layout
@@ -86,7 +87,7 @@ def describe_file(
     """Reads off a file what it is.
 
     Args:
-        path: a PyTorch checkpoint or a folder of one, .keras or .weights.h5.
+        path: a PyTorch checkpoint or a folder of one, .keras or .weights.h5; "hf://owner/name@revision".
         image_size: height and width in pixels to count operations at; default as a .keras file fixes it, else the
             architecture's.
         prefix: as in `from_pytorch`.
@@ -95,7 +96,7 @@ def describe_file(
         FileNotFoundError: no such file.
         CheckpointError: a file that is none of these, or that is damaged. It is a ValueError.
     """
-    path = Path(path)
+    path = Path(fetch_from_hub(path))
     if not path.exists():
         raise FileNotFoundError(f"file={str(path)!r}: there is no such file")
     if not path.is_file() and not path.is_dir():

@@ -10,7 +10,10 @@ from .infer import shown_by_weights
 from .layouts import family
 from .published import find_by_file_name
 
-_NOT_OF_WEIGHTS = ("blocks", "num_stages", "strides", "dilations", "include_top", "classes", "pooling", "out_indices")
+_NOT_OF_WEIGHTS = (
+    *("blocks", "num_stages", "strides", "dilations", "output_stride"),
+    *("include_top", "classes", "pooling", "out_indices"),
+)
 
 
 def options_by_file_name(name: str, structure: Structure) -> dict[str, Any]:

@@ -4,10 +4,13 @@ The table is `assets/published.tsv`, of which `PublishedWeights` describes the c
 """
 
 import csv
-from collections.abc import Iterable, Iterator
+import difflib
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 
+from ..network.checks import match_names
 from ..preprocessing import Preprocessing
 
 FREE = ("Apache-2.0", "BSD-3-Clause", "MIT")  # licences that allow commercial use
@@ -120,9 +123,21 @@ def _read_table() -> Iterator[PublishedWeights]:
 PUBLISHED: tuple[PublishedWeights, ...] = tuple(_read_table())
 
 
-def list_pretrained() -> list[str]:
-    """Names of the published checkpoints, as `from_pretrained` and `weights=` take them, in the table's order."""
-    return [row.name for row in PUBLISHED]
+def list_pretrained(pattern: str | None = None) -> list[str]:
+    """Names of the published checkpoints, as `from_pretrained` and `weights=` take them, in the table's order.
+
+    Args:
+        pattern: only those whose name, with or without its source, fits: "timm/*seresnext*", "resnext50*".
+    """
+    return match_names(pattern, {row.name: row.names for row in PUBLISHED})
+
+
+def warn_of_licence(row: PublishedWeights) -> None:
+    """Says what the licence of weights forbids, or that they have none."""
+    if row.licence == "unknown":
+        warnings.warn(f"the weights {row.name} come without a licence; {row.source} knows whose they are", stacklevel=3)
+    elif not row.commercial:
+        warnings.warn(f"the weights {row.name} may not be used commercially: {row.licence}", stacklevel=3)
 
 
 def find_published(name: str, architecture: str | None = None) -> PublishedWeights:
@@ -159,7 +174,9 @@ def find_published(name: str, architecture: str | None = None) -> PublishedWeigh
     ]
     if free:
         return max(free, key=lambda row: row.top1 or 0.0)
-    raise ValueError(f"{name!r} is no name of published weights{_of(architecture)}; {_choices(fitting, architecture)}")
+    raise ValueError(
+        f"{name!r} is no name of published weights{_of(architecture)}; {_choices(name, fitting, architecture)}"
+    )
 
 
 def _at_size(row: PublishedWeights, size: int) -> PublishedWeights:
@@ -186,6 +203,9 @@ def _of(architecture: str | None) -> str:
     return f" of {architecture}" if architecture else ""
 
 
-def _choices(rows: Iterable[PublishedWeights], architecture: str | None) -> str:
+def _choices(name: str, rows: Sequence[PublishedWeights], architecture: str | None) -> str:
+    known = {own: row.name for row in rows for own in row.names}
+    if near := difflib.get_close_matches(name, known, n=2, cutoff=0.8):
+        return f"did you mean {' or '.join(dict.fromkeys(known[own] for own in near))}?"
     names = [row.name + ("" if row.commercial else f" ({row.licence})") for row in rows]
     return f"choose one of {', '.join(names)}" if names else f"none are known{_of(architecture)}"

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,13 @@ from typing import Any
 import keras
 
 from ..network.input_preprocessing import set_preprocessing
-from ..pytorch.folder import PYTORCH_SUFFIXES
-from .assign import load_pytorch_weights
+from ..pytorch.folder import PYTORCH_SUFFIXES, is_checkpoint_folder
+from .assign import load_pytorch_weights, structure_of
 from .download import download
+from .hub import fetch_from_hub
+from .hub_config import HubConfig, read_hub_config
 from .keras_files import KERAS_SUFFIXES, read_keras_weights, read_preprocessing
-from .published import PublishedWeights, find_by_file_name, find_published
+from .published import PublishedWeights, find_by_file_name, find_published, warn_of_licence
 
 
 def load_weights(
@@ -35,7 +36,10 @@ def load_weights(
     """
     if not isinstance(weights, (str, os.PathLike)):
         raise ValueError(f"weights={weights!r} must be None, the name of published weights or the path of a file")
-    path = Path(weights)
+    path = Path(fetch_from_hub(weights))
+    if is_checkpoint_folder(path):
+        load_hub_folder(model, path)
+        return
     row = find_by_file_name(path.name)
     if not path.name.lower().endswith(KERAS_SUFFIXES + PYTORCH_SUFFIXES):
         suffixes = ", ".join(KERAS_SUFFIXES + PYTORCH_SUFFIXES)
@@ -63,6 +67,26 @@ def load_weights(
         mark_as_published(model, row)
 
 
+def load_hub_folder(model: keras.Model, folder: Path) -> None:
+    """Loads a folder as Hugging Face's hub has them, and the preprocessing that its config.json names.
+
+    Raises:
+        ValueError: weights that do not fit, or that were trained in a network with other options.
+    """
+    config = read_hub_config(folder)
+    if config and (unseen := config.unseen(structure_of(model))):
+        options = ", ".join(f"{name}={value!r}" for name, value in unseen.items())
+        raise ValueError(f"weights={str(folder)!r}: {config.path} says that they are for a model with {options}")
+    load_pytorch_weights(model, folder, adapting=True)
+    mark_as_configured(model, config)
+
+
+def mark_as_configured(model: keras.Model, config: HubConfig | None) -> None:
+    """Has the model remember the preprocessing of its config.json."""
+    if config is not None and config.preprocessing is not None and takes_rgb(model):
+        set_preprocessing(model, config.preprocessing)
+
+
 def tell_what_was_taken(name: str, row: PublishedWeights) -> None:
     """Says on standard error what a short name such as "imagenet" stands for."""
     if name not in row.names:
@@ -71,10 +95,7 @@ def tell_what_was_taken(name: str, row: PublishedWeights) -> None:
 
 def mark_as_published(model: keras.Model, row: PublishedWeights) -> None:
     """Has the model remember the preprocessing of its weights, and says what their licence forbids."""
-    if row.licence == "unknown":
-        warnings.warn(f"the weights {row.name} come without a licence; {row.source} knows whose they are", stacklevel=2)
-    elif not row.commercial:
-        warnings.warn(f"the weights {row.name} may not be used commercially: {row.licence}", stacklevel=2)
+    warn_of_licence(row)
     if takes_rgb(model):
         set_preprocessing(model, row.preprocessing)
 

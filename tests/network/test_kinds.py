@@ -55,7 +55,7 @@ def test_all_that_is_new_learns():
         for _ in range(2):  # gca's last kernel starts at 0
             model.train_on_batch(x, np.eye(3)[[0, 1, 2, 0]])
         still = [v.path for v, old in zip(model.trainable_variables, before, strict=True) if np.array_equal(v, old)]
-        assert not still
+        assert not [path for path in still if "gc_attn/bias" not in path]  # a softmax behind it: its gradient is 0
 
 
 def test_drop_path_rises_from_block_to_block():
