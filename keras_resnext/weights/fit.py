@@ -76,6 +76,6 @@ def check_structure(structure: Structure, entries: Entries, head: bool) -> None:
 
 
 def check_overlap(entries: Entries, file: int) -> None:
-    """Raises CheckpointError where entries of a file of `file` bytes lie over each other: a model holds each of them."""
+    """Raises CheckpointError if entries of a file of `file` bytes lie over each other: a model holds each of them."""
     if (needed := sum(array.nbytes for _, array in entries.values())) > file:
         raise CheckpointError(f"the checkpoint's weights overlap: they take {needed} bytes in a file of {file}")
