@@ -197,10 +197,11 @@ def from_pretrained(name: str, **options: Any) -> keras.Model:
     if is_on_hub(name):
         return from_pytorch(name, **options)
     row = find_published(name)
-    tell_what_was_taken(name, row)
     size = row.preprocessing.size
     given = any(options.get(option) is not None for option in ("input_shape", "input_tensor", "pooling", "out_indices"))
     usual: dict[str, Any] = {"classes": row.classes} if row.classes else {"include_top": "classes" in options}
     if options.get("include_top", usual.get("include_top", True)) and not given:
         usual["input_shape"] = (size, size, 3)
-    return create(row.architecture, **{**usual, **options, "weights": row.name})
+    model = create(row.architecture, **{**usual, **options, "weights": row.name})
+    tell_what_was_taken(name, row)
+    return model

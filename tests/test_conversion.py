@@ -320,6 +320,7 @@ def test_commands(checkpoint, tmp_path, capsys):
     assert code == 0
     for words in ("mmcls", "7", "float32", "torch.save, zip"):
         assert words in out
+    (tmp_path / "empty").mkdir()
     for arguments in (
         ["convert", checkpoint, tmp_path / "m.txt"],
         ["convert", tmp_path / "none.pth", tmp_path / "m.keras"],
@@ -330,7 +331,7 @@ def test_commands(checkpoint, tmp_path, capsys):
         ["info", ROOT / "README.md"],
         ["convert", checkpoint, tmp_path / "m.keras", "--option", "style"],
         ["convert", checkpoint, tmp_path / "m.keras", "--option", "style=pretty"],
-        ["convert", tmp_path, tmp_path / "m.keras"],
+        ["convert", tmp_path / "empty", tmp_path / "m.keras"],
     ):
         code, out, err = run(*arguments, capsys=capsys)
         assert (code, out, err.count("\n")) == (2, "", 1), err

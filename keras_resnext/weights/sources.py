@@ -55,8 +55,8 @@ def load_weights(
             row = find_published(weights, architecture)
         except ValueError as error:
             raise ValueError(f"weights={error}, or a file ending in one of {suffixes}") from None
-        tell_what_was_taken(weights, row)
         path = fetch(row)
+        tell_what_was_taken(weights, row)
     if not path.is_file():
         raise FileNotFoundError(f"weights={str(weights)!r}: there is no such file")
     source = read_keras_weights(path) if path.name.endswith(KERAS_SUFFIXES) else path

@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 
-import tests.references  # noqa: F401  (torchvision imports on a CPU build of PyTorch)
 from keras_resnext import Preprocessing, list_pretrained
 from keras_resnext.network.architectures import ARCHITECTURES
 from keras_resnext.weights.published import PUBLISHED, find_by_file_name, find_by_sha256, find_published
+from tests import references  # noqa: F401  declares what torchvision needs to import
 
 ROWS = {row.name: row for row in PUBLISHED}
 
