@@ -49,6 +49,25 @@ def test_maps_are_timms(name, output_stride):
 UNSEEN = {"seresnextaa101d_32x8d": dict(antialias=True, stem_pool="avg")}
 
 
+def test_maps_are_those_of_a_detectors_backbone():
+    """In torchvision's detectors the network stands under backbone.body, with BatchNorm that cannot learn."""
+    from torchvision.models.detection.backbone_utils import BackboneWithFPN
+    from torchvision.models.resnet import Bottleneck, ResNet
+    from torchvision.ops import FrozenBatchNorm2d
+
+    network = ResNet(Bottleneck, list(BLOCKS), groups=4, width_per_group=4, norm_layer=FrozenBatchNorm2d)
+    layers = {f"layer{i}": str(i) for i in (1, 2, 3, 4)}
+    backbone = references.randomise(BackboneWithFPN(network, layers, [256, 512, 1024, 2048], 8)).eval()
+    state = {f"backbone.{key}": value.numpy() for key, value in backbone.state_dict().items()}
+    with pytest.warns(UserWarning, match=r"left out: backbone\.fpn"):
+        model = from_pytorch(state, include_top=False, out_indices=(0, 1, 2, 3))
+    x = np.random.default_rng(0).standard_normal((1, 64, 96, 3)).astype("float32")
+    with torch.no_grad():
+        wanted = backbone.body(torch.from_numpy(x.transpose(0, 3, 1, 2))).values()
+    for ours, theirs in zip(model(x, training=False), wanted, strict=True):
+        assert relative_error(ours, theirs.numpy().transpose(0, 2, 3, 1)) < 1e-5
+
+
 @pytest.mark.parametrize(("output_stride", "replaced"), [(8, (False, True, True)), (16, (False, False, True))])
 def test_maps_are_torchvisions(output_stride, replaced):
     from torchvision.models.resnet import Bottleneck, ResNet

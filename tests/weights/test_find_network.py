@@ -79,6 +79,45 @@ TRANSFORMERS = (
     (r"^fc", "classifier.1"),
 )
 
+PYTORCHCV = (
+    (r"^(conv|bn)1", r"features.init_block.conv.\1"),
+    (r"^layer(\d)\.(\d)", lambda m: f"features.stage{m[1]}.unit{int(m[2]) + 1}"),
+    (r"(unit\d)\.(conv|bn)(\d)", r"\1.body.conv\3.\2"),
+    (r"downsample\.0", "identity_conv.conv"),
+    (r"downsample\.1", "identity_conv.bn"),
+    (r"^fc", "output"),
+)
+AUGMIX = (
+    (r"^conv1", "conv_1_3x3"),
+    (r"^bn1", "bn_1"),
+    (r"^layer(\d)", r"stage_\1"),
+    (r"\.conv1", ".conv_reduce"),
+    (r"\.bn1", ".bn_reduce"),
+    (r"\.conv2", ".conv_conv"),
+    (r"\.bn2", ".bn"),
+    (r"\.conv3", ".conv_expand"),
+    (r"\.bn3", ".bn_expand"),
+    (r"^fc", "classifier"),
+)
+PRLZ77 = (
+    *AUGMIX,
+    (r"^(stage_\d)\.(\d)", r"\1.\1_bottleneck_\2"),
+    (r"downsample\.0", "shortcut.shortcut_conv"),
+    (r"downsample\.1", "shortcut.shortcut_bn"),
+    (r"^", "module."),
+)
+TORCH7 = (
+    (r"^conv1", "features.0"),
+    (r"^bn1", "features.1"),
+    (r"^layer(\d)\.(\d)\.downsample", lambda m: f"features.{int(m[1]) + 3}.{m[2]}.0.1"),
+    (r"^layer(\d)\.(\d)\.(conv|bn)3", lambda m: f"features.{int(m[1]) + 3}.{m[2]}.0.0.{1 + (m[3] == 'bn')}"),
+    (
+        r"^layer(\d)\.(\d)\.(conv|bn)(\d)",
+        lambda m: f"features.{int(m[1]) + 3}.{m[2]}.0.0.0.{3 * int(m[4]) - 3 + (m[3] == 'bn')}",
+    ),
+    (r"^fc", "last_linear"),
+)
+
 # What the checkpoint holds, and the options with which the network is STATE.
 FOUND = {
     "a list": ([STATE], {}),
@@ -108,6 +147,11 @@ FOUND = {
     "DINO's teacher": ({"student": under("module.backbone."), "teacher": under("backbone.")}, {"prefix": "teacher"}),
     "transformers": (renamed(*TRANSFORMERS), {}),
     "Cadene": (renamed((r"^(conv1|bn1)", r"layer0.\1"), (r"^fc", "last_linear")), {}),
+    "Cadene's port from Torch7": (renamed(*TORCH7), {}),
+    "pytorchcv": (renamed(*PYTORCHCV), {}),
+    "pytorchcv's stem for CIFAR": (renamed(*PYTORCHCV, (r"init_block\.conv", "init_block")), {}),
+    "AugMix's ResNeXt for CIFAR": (renamed(*AUGMIX), {}),
+    "prlz77's ResNeXt for CIFAR": (renamed(*PRLZ77), {}),
     "a Sequential": (positions() | head("10"), {}),
     "a Sequential in features": (positions("features.") | head("classifier.1"), {}),
     **{
