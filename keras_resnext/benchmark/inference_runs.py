@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .torch_models import torchvision_model
+from .torch_models import timm_model, torchvision_model
 from .work import Work
 
 VERSION = "1"
@@ -55,12 +55,19 @@ def export_our_onnx(work: Work) -> None:
 
 
 def export_torchvision_onnx(work: Work) -> None:
+    _export_torch(torchvision_model(work.architecture), work, work.folder / "torchvision.onnx")
+
+
+def export_timm_onnx(work: Work) -> None:
+    _export_torch(timm_model(work.architecture), work, work.folder / "timm.onnx")
+
+
+def _export_torch(model: Any, work: Work, path: Path) -> None:
     import torch
 
     dynamic = {"x": {0: "n"}, "y": {0: "n"}}
     torch.onnx.export(
-        torchvision_model(work.architecture), (torch.zeros(1, 3, work.size, work.size),),
-        str(work.folder / "torchvision.onnx"), dynamo=False,
+        model, (torch.zeros(1, 3, work.size, work.size),), str(path), dynamo=False,
         input_names=["x"], output_names=["y"], dynamic_axes=dynamic,
     )  # fmt: skip
 
@@ -119,6 +126,10 @@ def our_onnx(work: Work) -> Callable[[], object]:
 
 def torchvision_onnx(work: Work) -> Callable[[], object]:
     return _onnx_runtime(work.folder / "torchvision.onnx", work)
+
+
+def timm_onnx(work: Work) -> Callable[[], object]:
+    return _onnx_runtime(work.folder / "timm.onnx", work)
 
 
 def _openvino(path: Path, work: Work) -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""torchvision's networks, as peers."""
+"""torchvision's and timm's networks, as peers."""
 
 import importlib
 import sys
@@ -8,6 +8,12 @@ from typing import Any
 def torchvision_model(name: str) -> Any:
     """The network with random weights, in evaluation mode."""
     return load_torchvision().models.get_model(name, weights=None).eval()
+
+
+def timm_model(name: str) -> Any:
+    """timm's network with random weights, which does not train."""
+    load_torchvision()  # which timm imports
+    return importlib.import_module("timm").create_model(name, pretrained=False).eval()
 
 
 def load_torchvision() -> Any:

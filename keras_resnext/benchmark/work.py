@@ -77,6 +77,7 @@ FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "int8.tflite": ("inference_runs:export_tflite_int8", _TENSORFLOW),
     "ours.onnx": ("inference_runs:export_our_onnx", (*_TENSORFLOW, "tf2onnx", "onnx", "onnxruntime")),
     "torchvision.onnx": ("inference_runs:export_torchvision_onnx", (*_TORCH, "onnx")),
+    "timm.onnx": ("inference_runs:export_timm_onnx", (*_TORCH, "timm", "onnx")),
     "jpeg": ("image_pipelines:write", ()),
 }
 
@@ -96,6 +97,7 @@ CONTENDERS: dict[str, Contender] = {
     "onnx_torch": Contender(
         "torchvision's ONNX, ONNX Runtime", "inference_runs:torchvision_onnx", ("onnxruntime",), "torchvision.onnx"
     ),
+    "onnx_timm": Contender("timm's ONNX, ONNX Runtime", "inference_runs:timm_onnx", ("onnxruntime",), "timm.onnx"),
     "openvino": Contender("our ONNX, OpenVINO", "inference_runs:our_openvino", ("openvino",), "ours.onnx"),
     "openvino_torch": Contender(
         "torchvision's ONNX, OpenVINO", "inference_runs:torchvision_openvino", ("openvino",), "torchvision.onnx"
