@@ -1,5 +1,6 @@
 """A Keras model as an ONNX file that ONNX Runtime and OpenVINO run at full speed."""
 
+import gc
 import json
 import logging
 import os
@@ -118,15 +119,39 @@ def _convert(network: keras.Model, size: tuple[int, int], opset: int) -> Any:
         names = dict(zip(tensors, sorted(concrete.structured_outputs), strict=True))
         # The scores first: many a program takes `session.run(None, …)[0]`.
         outputs = sorted(tensors, key=lambda tensor: names[tensor] != "probabilities")
-        proto, _ = tf2onnx.convert.from_graph_def(
-            frozen.graph.as_graph_def(add_shapes=True),
-            name=network.name,
-            input_names=["images:0"],
-            output_names=outputs,
-            opset=opset,
-            tensors_to_rename={"images:0": "images", **names},
-        )
+        with _collecting_what_is_new():
+            proto, _ = tf2onnx.convert.from_graph_def(
+                frozen.graph.as_graph_def(add_shapes=True),
+                name=network.name,
+                input_names=["images:0"],
+                output_names=outputs,
+                opset=opset,
+                tensors_to_rename={"images:0": "images", **names},
+            )
     return proto
+
+
+@contextmanager
+def _collecting_what_is_new() -> Iterator[None]:
+    """Has Python collect reference cycles soon.
+
+    Each pass of tf2onnx's leaves a copy of the graph, weights and all, in a cycle. Python looks for those once there
+    are many new objects beside all others, and beside TensorFlow's there never are; frozen ones do not count. With 9
+    million parameters converting took 0.8 GB in place of 1.5.
+    """
+    if gc.get_freeze_count():  # the program's own
+        yield
+        return
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.collect()  # counts anew how many objects there are
+    gc.set_threshold(thresholds[0], 2, 2)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+        gc.collect()
 
 
 def _check_operations(proto: Any, opset: int) -> None:
