@@ -80,7 +80,7 @@ def test_a_dry_run_draws_batch_and_schedule(digits, tmp_path, capsys):
         (["--model", "resnet"], "resnet"),
         (["--precision", "int8"], "--precision 'int8' must be one of"),
         (["--val", "1.5"], "must lie between 0 and 1"),
-        (["--option", "foo=1"], "foo: no option of ResNeXt; choose from avg_down"),
+        (["--option", "foo=1"], "foo: no option of ResNeXt; choose from activation"),
         (["--option", "include_top=false"], "--option 'include_top' cannot be given"),
         (["--option", 'norm_cfg={"type":"GN"}', "--sync-bn"], "--sync-bn is for BatchNorm"),
         (["--milestones", "3,x"], "--milestones '3,x' must be numbers of epochs"),
