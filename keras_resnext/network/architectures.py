@@ -120,7 +120,7 @@ ARCHITECTURES: dict[str, Architecture] = {row[0]: _architecture(*row) for row in
 
 
 def list_architectures(pattern: str | None = None) -> list[str]:
-    """Names that `create` accepts, in the table's order; those that fit a pattern such as "*d_32x4d"."""
+    """Names that `create` accepts, in the table's order; those that fit a pattern such as `"*d_32x4d"`."""
     return match_names(pattern, {name: (name,) for name in ARCHITECTURES})
 
 
