@@ -47,14 +47,10 @@ def adapted() -> Any:
     return layer
 
 
-def application(make: Any, **options: Any) -> keras.Model:
-    return make(weights=None, input_shape=(SIZE, SIZE, 3), classes=CLASSES, **options)
-
-
-def vgg() -> keras.Model:
-    """Its first three blocks: the others take 100 MB."""
-    backbone = apps.VGG16(weights=None, include_top=False, input_shape=(SIZE, SIZE, 3))
-    x = keras.layers.GlobalAveragePooling2D()(backbone.get_layer("block3_pool").output)
+def application(make: Any, last: str, **options: Any) -> keras.Model:
+    """The first blocks of one of keras.applications; whole ones take 100 MB or 20 s."""
+    backbone = make(weights=None, include_top=False, input_shape=(SIZE, SIZE, 3), **options)
+    x = keras.layers.GlobalAveragePooling2D()(backbone.get_layer(last).output)
     return keras.Model(backbone.inputs[0], keras.layers.Dense(CLASSES, "softmax")(x))
 
 
@@ -82,11 +78,15 @@ MODELS = {
         lambda: cnn(None, 1, rescaling()), {"kind": "multi"}, finish=keras.ops.sigmoid, kind="multi"
     ),
     "regression": Foreign(lambda: cnn(None, 1, rescaling()), kind="raw"),
-    "MobileNetV3Small": Foreign(lambda: application(apps.MobileNetV3Small)),  # it scales inside
+    "MobileNetV3Small": Foreign(lambda: application(apps.MobileNetV3Small, "expanded_conv_2_add")),  # it scales inside
     "MobileNetV2": Foreign(
-        lambda: application(apps.MobileNetV2, alpha=0.35), {"preprocessing": "tf"}, apps.mobilenet_v2.preprocess_input
+        lambda: application(apps.MobileNetV2, "block_3_project_BN", alpha=0.35),
+        {"preprocessing": "tf"},
+        apps.mobilenet_v2.preprocess_input,
     ),
-    "VGG16": Foreign(vgg, {"preprocessing": "caffe"}, apps.vgg16.preprocess_input),
+    "VGG16": Foreign(
+        lambda: application(apps.VGG16, "block3_pool"), {"preprocessing": "caffe"}, apps.vgg16.preprocess_input
+    ),
 }
 
 
@@ -100,6 +100,7 @@ def spread(model: keras.Model, images: np.ndarray) -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_measurements_and_exports_are_those_of_keras(name: str, folder: Path, tmp_path: Path) -> None:
     from keras_resnext.export import export_onnx, export_saved_model, export_tflite

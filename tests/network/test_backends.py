@@ -14,7 +14,7 @@ HERE = Path(__file__).parents[1]
 SELECTIONS = {
     "network/test_layers.py": "not xla",
     "test_model.py": "saves_loads or mixed_bfloat16 or feature_maps",
-    "training/test_training.py": "checkpointing_trains or checkpointing_draws or checkpointing_saves or norm_eval",
+    "training/test_training.py": "options0 or checkpointing_draws or norm_eval",
 }
 # One process imports and compiles what the files share once; a file of which nothing was selected ends with 5.
 CODE = """

@@ -81,6 +81,7 @@ def test_models_have_the_expected_entries(structure):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KINDS, ids=lambda key: KINDS[key].name)
 def test_numbers_there_and_back(key, tmp_path):
     """Logits of the source's network with random weights and statistics; its own state_dict again, to the bit."""

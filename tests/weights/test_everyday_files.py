@@ -123,7 +123,7 @@ def test_detectron2s_pickle_of_arrays(body, tmp_path, protocol):
 def test_a_folder_of_the_hub(state, tmp_path):
     for folder in ("one", "bin", "shards"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "config.json").write_text(json.dumps({"architecture": "resnext50_32x4d"}))
+        (tmp_path / folder / "config.json").write_text(json.dumps({"num_classes": 5}))
     state = {name: value.contiguous() for name, value in state.items()}
     save_file(state, tmp_path / "one" / "model.safetensors")
     torch.save(state, tmp_path / "bin" / "pytorch_model.bin")
