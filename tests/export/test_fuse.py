@@ -13,7 +13,7 @@ from keras_resnext.export.inference_convolution import InferenceConv2D, fastest_
 from keras_resnext.export.serving_session import SessionError, run_session
 from tests.support import randomise, relative_error
 
-SMALL = dict(blocks=(1, 2, 1, 1), groups=16, width_per_group=4, classes=5, input_shape=(64, 64, 3))
+SMALL = dict(blocks=(1, 2, 1, 1), groups=16, width_per_group=4, base_channels=32, classes=5, input_shape=(64, 64, 3))
 IMAGES = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype("float32")
 
 
