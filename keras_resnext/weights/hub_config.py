@@ -50,8 +50,10 @@ class HubConfig:
     def unseen(self, structure: Structure) -> dict[str, Any]:
         """The options that the configuration has and the weights of `structure` do not show.
 
+        Weights of another architecture count for more than its name, and a warning says so.
+
         Raises:
-            ValueError: weights of another architecture, or an argument that no option of `ResNeXt` is.
+            ValueError: an argument that no option of `ResNeXt` is.
         """
         row = ARCHITECTURES[self.architecture]
         given = {name: value for name, value in self.arguments.items() if name not in _IGNORED}
@@ -63,10 +65,12 @@ class HubConfig:
             raise ValueError(f"{self.path}: model_args={odd!r} cannot be read; give the weights' own path and options")
         if not given and shown_by_weights(structure).weights_key != shown_by_weights(row.structure).weights_key:
             found = identify(structure)
-            raise ValueError(
-                f"{self.path} says {self.architecture}, whose weights do not fit a "
-                f"{found.name if found else structure.variant}"
+            warnings.warn(
+                f"{self.path} says {self.architecture}, but the weights are those of a "
+                f"{found.name if found else structure.variant}, which is what is built",
+                stacklevel=3,
             )
+            return stride
         return {**({} if given else unseen_options(row, structure)), **stride}
 
 
