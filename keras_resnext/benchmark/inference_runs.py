@@ -76,7 +76,9 @@ def saved_model(work: Work) -> Callable[[], object]:
     """Through TensorFlow's C API with XLA switched off, as TF Serving runs it."""
     from ..export.serving_session import Session
 
-    session, images = Session(work.folder / "base" / VERSION), images_of(work)
+    # First: NumPy imports Python's OpenSSL for it, which crashes once TensorFlow's symbols are there.
+    images = images_of(work)
+    session = Session(work.folder / "base" / VERSION)
     return lambda: session.run("serving_default", {"images": images})
 
 
