@@ -72,7 +72,7 @@ def info(
         str,
         typer.Argument(
             metavar="FILE",
-            help="Weights: a PyTorch, .keras or .weights.h5 file, or hf://OWNER/NAME; or an architecture.",
+            help="Weights: a PyTorch, .keras or .weights.h5 file, hf://OWNER/NAME or a published name; an architecture.",
         ),
     ],
     options: InfoOptions,
@@ -84,12 +84,14 @@ def info(
     from ..network.costs import count_costs
     from ..weights.hub import is_on_hub
     from ..weights.info import describe_file
+    from ..weights.published import PUBLISHED
 
     rows: dict[str, Any]
-    row = None if Path(file).exists() else ARCHITECTURES.get(file)
+    published = None if Path(file).exists() else next((row for row in PUBLISHED if file in row.names), None)
+    row = None if Path(file).exists() else ARCHITECTURES.get(published.architecture if published else file)
     if row is None and not Path(file).exists() and not Path(file).suffix and not is_on_hub(file):
         raise ValueError(
-            f"FILE={file!r} is neither a file nor an architecture; {describe_choices(file, ARCHITECTURES)}"
+            f"FILE={file!r} is no file, architecture or published checkpoint; {describe_choices(file, ARCHITECTURES)}"
         )
     if row is not None:
         size = (image_size or row.image_size,) * 2
@@ -100,6 +102,12 @@ def info(
             "classes": row.classes,
             "parameters": f"{row.parameters:,}",
         }
+        if published:
+            figures = {"": published.top1, " at test size": published.test_top1}
+            shown = ", ".join(f"{top1} %{where}" for where, top1 in figures.items() if top1 is not None)
+            rows = {"weights": published.name} | rows
+            rows |= {"classes": published.classes or "no head", "top-1": shown or "not known"}
+            rows |= {"licence": published.licence, "address": published.url}
     else:
         found = describe_file(file, image_size, prefix=options.prefix)
         size, costs = found.image_size, found.costs

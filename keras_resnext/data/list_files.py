@@ -124,7 +124,12 @@ def _plain_name(column: str) -> str:
 def _json_table(path: Path) -> Table:
     data = list(map(json.loads, read_lines(path))) if path.suffix.lower() == ".jsonl" else json.loads(read_text(path))
     if isinstance(data, dict):
-        return list(data), {"label": list(data.values())}
+        held = next(iter(data.values()), None)
+        if len(data) > 1 or not isinstance(held, list) or not all(isinstance(entry, dict) for entry in held):
+            return list(data), {"label": list(data.values())}
+        data = held  # {"images": [{"path": …}, …]}
+    if data == []:
+        return [], {"label": []}
     found: list[Table] = []
     for number, entry in enumerate(data if isinstance(data, list) else [data], start=1):
         columns = (

@@ -124,6 +124,7 @@ def table(separator=",", header="path,label", rows=ROWS, end="\n"):
         ("old_mac.csv", table(end="\r").encode()),
         ("header.txt", table(" ").encode()),
         ("comma_and_space.txt", "".join(f"{n}, {c}\n" for n, c in ROWS).encode()),
+        ("held.json", json.dumps({"images": [{"file_name": n, "class": c} for n, c in ROWS]}).encode()),
         ("lines.jsonl", "".join(json.dumps({"file_name": n, "label": c}) + "\n" for n, c in ROWS).encode("utf-8-sig")),
     ],
 )  # fmt: skip

@@ -154,4 +154,14 @@ def test_info_of_a_name_that_is_none(capsys):
         cli.main(["info", "resnext51"])
     captured = capsys.readouterr()
     assert (stop.value.code, captured.out, captured.err.count("\n")) == (2, "", 1)
-    assert "FILE='resnext51' is neither a file nor an architecture; choose one of resnext26_32x4d" in captured.err
+    said = "FILE='resnext51' is no file, architecture or published checkpoint; choose one of resnext26_32x4d"
+    assert said in captured.err
+
+
+def test_info_of_published_weights(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["info", "timm/resnext50_32x4d.a1h_in1k"])
+    assert not stop.value.code
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "architecture resnext50_32x4d" in shown
+    assert "top-1 81.14 %, 82.016 % at test size licence Apache-2.0 address https://" in shown
