@@ -72,7 +72,7 @@ def info(
         str,
         typer.Argument(
             metavar="FILE",
-            help="Weights: a PyTorch, .keras or .weights.h5 file, hf://OWNER/NAME or a published name; an architecture.",
+            help="A PyTorch, .keras or .weights.h5 file, hf://OWNER/NAME, published weights or an architecture.",
         ),
     ],
     options: InfoOptions,
