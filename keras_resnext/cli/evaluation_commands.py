@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FILTERS = ("bilinear", "bicubic")
 SHOWN = 5  # confused pairs, skipped images
-LABELS = 20  # up to so many, the measures of each are shown
+LABELS = 20  # with more labels the table of each one's measures is left out
 KINDS = {
     "single": "one class an image",
     "multi": "a probability for each label",

@@ -18,7 +18,7 @@ def fit_labels(listing: Listing, classifier: Classifier, labels: Sequence[str] |
 
     Args:
         listing: as it was read.
-        classifier: what is asked for scores.
+        classifier: the one to be evaluated.
         labels: names of its outputs; default its own.
 
     Raises:

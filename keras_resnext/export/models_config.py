@@ -90,7 +90,7 @@ def update_config(base: Path, change: Callable[[str], str], *, create: bool = Tr
 
     Args:
         base: the folder of the models.
-        change: given the text as it is; where there is no file, a list of all models that the base holds.
+        change: takes the current text and returns the new one. Without a file it gets a list of all models in the base.
         create: whether to write a file where there is none.
 
     Raises:
@@ -112,8 +112,8 @@ def update_config(base: Path, change: Callable[[str], str], *, create: bool = Tr
 def enter_model(folder: str | os.PathLike[str]) -> None:
     """Gives the model in BASE/NAME an entry in BASE/models.config, which serves its highest version.
 
-    An entry that it has already stays as it is. Without a models.config nothing is done: TF Serving is then told of
-    one model by --model_name and --model_base_path.
+    An existing entry is not changed. Without a models.config nothing is done: TF Serving is then told of one model by
+    --model_name and --model_base_path.
 
     Raises:
         OSError, ValueError: as `update_config` and `with_model`.

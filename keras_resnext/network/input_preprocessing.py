@@ -185,7 +185,8 @@ def normalised_as(preprocessing: Preprocessing, other: Preprocessing) -> Preproc
 def set_preprocessing(model: keras.Model, preprocessing: Preprocessing) -> None:
     """Has `model` remember how its images are prepared; prediction, evaluation and exports follow.
 
-    A model built by `ResNeXt`, or on one, keeps it in saved files and clones; any other as long as it is in memory.
+    Models built by `ResNeXt`, or on top of one, keep it when they are saved or cloned. Other models forget it when the
+    program ends.
 
     Raises:
         ValueError: `preprocessing` is not a `Preprocessing`, or the model does not take RGB images.

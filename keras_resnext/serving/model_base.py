@@ -72,10 +72,10 @@ def find_models(base: str | os.PathLike[str]) -> dict[str, Path]:
 
 
 def read_configs(folder: Path) -> list[ModelConfig]:
-    """The entries for the model BASE/NAME in BASE/models.config, where there is one: usually one, named as it is.
+    """The entries of BASE/models.config for the folder BASE/NAME, usually one; none without the file.
 
     Raises:
-        ValueError: there is one that cannot be read.
+        ValueError: the file cannot be read.
     """
     file = folder.parent / FILE
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""

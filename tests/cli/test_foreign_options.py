@@ -45,8 +45,7 @@ def test_every_command_asks_in_one_line(command, foreign, capsys):
         pytest.skip("exports need TensorFlow")
     code, out, err = run(*COMMANDS[command], capsys=capsys)
     assert (code, out) == (2, "")
-    *before, line = err.splitlines()
-    assert not before or (command == "serve" and len(before) == 1)  # "exporting …"
+    (line,) = err.splitlines()
     assert line.startswith("keras-resnext: model='mine' does not say how its images are prepared")
     assert ASKED in line
     if command != "serve":  # which would stay
@@ -95,3 +94,20 @@ def test_what_is_served_is_explained_as_it_was_exported(foreign, tmp_path):
     assert kept.kind == graph.kind == "multi"
     np.testing.assert_allclose(kept.scores(images), graph.scores(images), atol=1e-5)
     assert export_to_cache("m.keras", preprocessing="caffe", tell=lambda line: None) != folder
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports need TensorFlow")
+def test_what_is_served_has_the_labels_beside_it(foreign, tmp_path):
+    from keras_resnext.serving.server.exported import export_to_cache
+
+    def served(**options):
+        folder = export_to_cache("m.keras", preprocessing="tf", tell=lambda line: None, **options)
+        return (folder / "1" / "assets" / "labels.txt").read_text(encoding="utf-8").splitlines()
+
+    names = [f"name {i}" for i in range(foreign.output_shape[-1])]
+    (tmp_path / "labels.txt").write_text("\n".join(names), encoding="utf-8-sig", newline="\r\n")
+    assert served() == names
+    (tmp_path / "labels.txt").write_text("\n".join(names[::-1]), encoding="utf-16")
+    assert served() == names[::-1]
+    with pytest.raises(ValueError, match="labels"):
+        served(labels=[*names, "one more"])

@@ -211,9 +211,9 @@ def _read_images(images: Sequence[Image]) -> list[bytes]:
 
 
 def _sendable(data: bytes) -> bytes:
-    """The image as it is, or as PNG where exports do not decode it and Pillow is there and does.
+    """The bytes of a format that exports decode: Pillow, if installed, converts others to PNG.
 
-    EXIF goes along: whether an image is turned upright is the model's affair.
+    EXIF is kept, because the model decides whether images are turned upright.
     """
     if is_listed(data):
         return data

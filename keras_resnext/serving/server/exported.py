@@ -10,13 +10,15 @@ from filelock import FileLock
 
 from ...export import SavedModelOptions, export_version
 from ...export.version_folder import find_versions
+from ...labels import LABELS
 from ...loading import describe_model, load_model
-from ...network.input_preprocessing import Given, named_preprocessing
+from ...network.input_preprocessing import Given, choose_preprocessing, named_preprocessing
 from ...weights.download import sha256
+from ...weights.hub import fetch_from_hub
+from ...weights.hub_config import known_labels
 from ...weights.sources import cache_folder
 
 SERVED = "served"
-LABELS = "labels.txt"
 
 
 def export_to_cache(
@@ -35,7 +37,8 @@ def export_to_cache(
 
     Args:
         model: as `loading.load_model` takes it.
-        labels: class names; default those in labels.txt beside the file, where training writes them.
+        labels: class names; default those that the hub's config.json has, or labels.txt beside the file, where
+            training writes them.
         image_size: height and width, where the model leaves them free.
         preprocessing, kind: as in `export.ExportOptions`; needed where the model does not say it.
         tell: called with a line when there is something to export, which takes seconds.
@@ -44,11 +47,11 @@ def export_to_cache(
         FileNotFoundError, OSError, ValueError: as `load_model` and `export_version`.
     """
     path = Path(model)
-    if labels is None and path.is_file() and path.with_name(LABELS).is_file():
-        labels = path.with_name(LABELS).read_text(encoding="utf-8", errors="replace").splitlines()
     content = sha256(path) if path.is_file() else os.fspath(model)
+    beside = path.with_name(LABELS)
+    named = labels if labels is not None else sha256(beside) if path.is_file() and beside.is_file() else None
     how = None if preprocessing is None else named_preprocessing(preprocessing)  # a file's content may change
-    facts = (version("keras_resnext"), content, labels, image_size, how, kind)
+    facts = (version("keras_resnext"), content, named, image_size, how, kind)
     key = hashlib.sha256(repr(facts).encode()).hexdigest()
     name = path.name.partition(".")[0] if path.is_file() else os.fspath(model).rpartition("/")[2]
     name = "".join(letter if letter.isalnum() or letter in "_-." else "_" for letter in name) or "model"
@@ -56,16 +59,17 @@ def export_to_cache(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not find_versions(folder):
-            loaded = load_model(model)
+            local = fetch_from_hub(model)
+            loaded = load_model(local)
+            if preprocessing is None:
+                choose_preprocessing(loaded)  # it asks before anything is announced
             tell(f"exporting {os.fspath(model)} to {folder}")
-            classes = loaded.output_shape[-1]
-            fitting = labels if labels is None or len(labels) == classes else None
             export_version(
                 loaded,
                 folder,
                 SavedModelOptions(
                     version=1,
-                    labels=fitting,
+                    labels=labels if labels is not None else known_labels(local, loaded.output_shape[-1]),
                     image_size=image_size,
                     preprocessing=preprocessing,
                     kind=kind,
