@@ -45,7 +45,7 @@ def convert(
             Hugging Face's hub.
         target: ends in .keras, .weights.h5, .pth, .pt or .safetensors; an existing file is replaced. With layout="timm"
             also a folder, as `save_pytorch_weights` writes it.
-        layout: of PyTorch files, "torchvision" (the default), "mmcls" or "timm".
+        layout: of PyTorch files, "torchvision" (the default), "mmcls", "timm" or "open-mmlab".
         ema, bgr, prefix: as in `from_pytorch`.
         verify: whether to run the PyTorch file in torchvision's or timm's own network, and the other file in Keras, on
             the same images. Where they differ, `target` is left as it was.

@@ -117,7 +117,7 @@ def test_what_does_not_agree_is_not_put_in_place(checkpoint, tmp_path, monkeypat
         ),
         (".pth", {}, r"target='.*\.pth' must be a name that ends in one of"),
         ("m.pth", dict(depht=50), r"depht: no option of ResNeXt; did you mean depth\?"),
-        ("m.pth", dict(layout="tv"), "layout='tv' must be one of torchvision, mmcls, timm"),
+        ("m.pth", dict(layout="tv"), "layout='tv' must be one of torchvision, mmcls, timm, open-mmlab"),
         ("m.keras", dict(layout="timm"), r"layout='timm' is for PyTorch files; target='.*m\.keras' is one of Keras"),
         ("none/m.keras", {}, r"target='.*none/m\.keras' is in a folder that does not exist"),
         ("folder.keras", {}, r"target='.*folder\.keras' is a folder"),

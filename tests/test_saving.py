@@ -102,6 +102,8 @@ def test_mmcls_names(tmp_path):
     grouped = ResNeXt(**SMALL, norm_cfg={"type": "GN", "num_groups": 4})
     save_pytorch_weights(grouped, tmp_path / "gn.pth", layout="mmcls")
     assert "backbone.layer1.0.gn2.weight" in read_checkpoint(tmp_path / "gn.pth").data
+    save_pytorch_weights(grouped, tmp_path / "bare.pth", layout="open-mmlab")
+    assert {"layer1.0.gn2.weight", "conv1.weight"} < read_checkpoint(tmp_path / "bare.pth").data.keys()
     save_pytorch_weights(grouped, tmp_path / "gn.pth")
     data = read_checkpoint(tmp_path / "gn.pth").data
     assert "layer1.0.bn2.weight" in data
@@ -140,7 +142,7 @@ def test_names_lead_back_to_the_same_entries(options, layout):
             layout_names(names, layout, structure)
         return
     if layout == "torchvision" and "avg_down" in options and stages > 1:
-        with pytest.raises(ValueError, match="has no average pooling in shortcuts; choose mmcls or timm"):
+        with pytest.raises(ValueError, match="has no average pooling in shortcuts; choose mmcls or timm or open-mmlab"):
             layout_names(names, layout, structure)
         return
     renamed = layout_names(names, layout, structure)
@@ -148,14 +150,14 @@ def test_names_lead_back_to_the_same_entries(options, layout):
     assert len(set(renamed.values())) == len(names)
     assert canonical_names(renamed.values()) == {renamed[name]: canonical[name] for name in names}
     if "backbone.conv1.weight" in renamed.values() or "se_ratio" in options:
-        assert detect_layout(renamed.values()) == layout
+        assert detect_layout(renamed.values()) == {"open-mmlab": "mmcls"}.get(layout, layout)
 
 
 def test_what_cannot_be_saved(tmp_path):
     model = ResNeXt(**SMALL)
     for path, layout, message in (
         ("m.onnx", "timm", r"must end in one of \.pth, \.pt, \.safetensors"),
-        ("m.pth", "keras", "layout='keras' must be one of torchvision, mmcls, timm"),
+        ("m.pth", "keras", "layout='keras' must be one of torchvision, mmcls, timm, open-mmlab"),
     ):
         with pytest.raises(ValueError, match=message):
             save_pytorch_weights(model, tmp_path / path, layout)

@@ -151,7 +151,7 @@ class ConvertOptions:
     """How `convert` reads and writes."""
 
     layout: str | None = field(
-        default=None, metadata={"help": "Names in PyTorch files: torchvision (default), mmcls or timm."}
+        default=None, metadata={"help": "Names in PyTorch files: torchvision (default), mmcls, timm or open-mmlab."}
     )
     classes: int | None = field(default=None, metadata={"min": 1, "help": "A new, random head with N classes."})
     option: Mapping[str, Any] = field(

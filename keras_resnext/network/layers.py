@@ -112,7 +112,7 @@ class WSConv2D(GroupedConv2D):
     @staticmethod
     def standardise(kernel: Tensor) -> Tensor:
         """The kernel that is used in place of the variable, in the same type."""
-        weights = ops.cast(kernel, "float32")
+        weights = ops.cast(kernel, keras.backend.result_type(kernel.dtype, "float32"))
         count = weights.shape[0] * weights.shape[1] * weights.shape[2]
         centred = weights - ops.mean(weights, axis=(0, 1, 2), keepdims=True)
         variance = ops.sum(ops.square(centred), axis=(0, 1, 2), keepdims=True) / max(count - 1, 1)

@@ -88,7 +88,8 @@ def save_pytorch_weights(
         model: built by `ResNeXt`, `create` or `from_pytorch`.
         path: ends in .pth, .pt or .safetensors; an existing file is replaced. With layout="timm" also a new or empty
             folder, whose name ends in no suffix.
-        layout: whose names the entries get, "torchvision", "mmcls" (an ImageClassifier's) or "timm".
+        layout: whose names the entries get, "torchvision", "mmcls" (an ImageClassifier's), "timm" or "open-mmlab"
+            (a backbone's of mmcls, mmdet and mmseg).
         labels: the classes' names, for config.json.
 
     Raises:

@@ -9,7 +9,7 @@ from .names import shortcut_indices, strip_prefixes
 
 # Layout -> (pattern, replacement), applied in order to mmcls's names of a backbone with its head as `fc`.
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
-LAYOUTS = ("torchvision", "mmcls", "timm")
+LAYOUTS = ("torchvision", "mmcls", "timm", "open-mmlab")
 _BN: Rule = (r"(^|\.)(?:gn|ln)(\d)\.", r"\1bn\2.")  # torchvision and timm call every norm bn
 _EVERY_BN: tuple[Rule, ...] = (_BN, (r"\.(?:gn|ln)\.", ".bn."))
 _STEM: tuple[Rule, ...] = (
@@ -33,6 +33,7 @@ def _byobnet_block(match: re.Match[str]) -> str:
 _FAMILIES: dict[str, tuple[Rule, ...]] = {
     "torchvision": (_BN,),
     "mmcls": ((r"^fc\.", "head.fc."), (r"^(?!head\.)", "backbone.")),
+    "open-mmlab": (),  # what the backbones of mmcls, mmdet and mmseg read on their own
     "timm": _TIMM,
     "timm, senet": (
         *_TIMM,
@@ -72,18 +73,19 @@ class _Part(NamedTuple):
 
 
 _RESNETS = ("timm", "timm, sknet")
+_OPENMMLAB = ("mmcls", "open-mmlab")
 
 
 def _parts(structure: Structure) -> tuple[_Part, ...]:
     se = structure.se_ratio is not None
     byob = "timm, byobnet"
     return (
-        _Part("deep stem", structure.deep_stem, ("mmcls", *_RESNETS, byob)),
+        _Part("deep stem", structure.deep_stem, (*_OPENMMLAB, *_RESNETS, byob)),
         _Part("tiered stem", structure.tiered_stem, (*_RESNETS, byob)),
-        _Part("plain stem", not structure.deep_stem, ("torchvision", "mmcls", *_RESNETS, "timm, senet")),
-        _Part("squeeze-and-excitation", se, ("mmcls", *_RESNETS, "timm, senet", byob)),
-        _Part("network without squeeze-and-excitation", not se, ("torchvision", "mmcls", *_RESNETS, byob)),
-        _Part("average pooling in shortcuts", structure.avg_down, ("mmcls", *_RESNETS)),
+        _Part("plain stem", not structure.deep_stem, ("torchvision", *_OPENMMLAB, *_RESNETS, "timm, senet")),
+        _Part("squeeze-and-excitation", se, (*_OPENMMLAB, *_RESNETS, "timm, senet", byob)),
+        _Part("network without squeeze-and-excitation", not se, ("torchvision", *_OPENMMLAB, *_RESNETS, byob)),
+        _Part("average pooling in shortcuts", structure.avg_down, (*_OPENMMLAB, *_RESNETS)),
         _Part("antialiasing", structure.antialias, _RESNETS),
         _Part("activation but ReLU", structure.activation != "relu", (*_RESNETS, byob)),
         _Part("attention='eca'", structure.attention == "eca", ("timm", byob)),
@@ -112,7 +114,7 @@ def layout_names(names: Iterable[str], layout: str, structure: Structure) -> dic
 
     Args:
         names: mmcls's names without `backbone.`, the head as `fc`.
-        layout: "torchvision", "mmcls" or "timm".
+        layout: "torchvision", "mmcls", "timm" or "open-mmlab".
         structure: of the network.
 
     Raises:

@@ -181,17 +181,18 @@ def test_no_xla_wrapper_and_no_xla_on_cpu():
     assert model.jit_compile is False
 
 
-def test_weight_standardisation_is_mmcv_s():
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-5), ("float64", 1e-12)])
+def test_weight_standardisation_is_mmcv_s(dtype, error):
     rng = np.random.default_rng(0)
     x, kernel = rng.standard_normal((2, 8, 8, 6)), rng.standard_normal((3, 3, 3, 4))
-    layer = layers.WSConv2D(4, 3, groups=2, use_bias=False)
+    layer = layers.WSConv2D(4, 3, groups=2, use_bias=False, dtype=dtype)
     layer.build(x.shape)
     layer.set_weights([kernel])
     weight = torch.tensor(kernel.transpose(3, 2, 0, 1))
     flat = weight.reshape(4, -1)
     mean, std = flat.mean(1)[:, None, None, None], flat.std(1)[:, None, None, None]
     expected = torch.nn.functional.conv2d(torch.tensor(x).permute(0, 3, 1, 2), (weight - mean) / (std + 1e-5), groups=2)
-    assert relative_error(ops.convert_to_numpy(layer(x.astype("float32"))), expected.permute(0, 2, 3, 1)) < 1e-5
+    assert relative_error(ops.convert_to_numpy(layer(x.astype(dtype))), expected.permute(0, 2, 3, 1)) < error
 
 
 @given(st.integers(1, 4), st.integers(5, 13), st.integers(5, 13))
