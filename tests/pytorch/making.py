@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import pickle
 import time
@@ -15,18 +14,10 @@ import pytest
 from keras_resnext.pytorch.checkpoint import CheckpointError, read_checkpoint
 from keras_resnext.pytorch.rebuild import load
 from keras_resnext.pytorch.torch_legacy import LEGACY_MAGIC, LEGACY_PROTOCOL
+from tools.fuzz_checkpoint.byte_mutations import rezip
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
-
-_spec = importlib.util.spec_from_file_location(
-    "fuzz_checkpoint", Path(__file__).parents[2] / "tools" / "fuzz_checkpoint.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-fuzz = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fuzz)
-
 
 FORMATS = ["zip", "legacy"]
 DTYPES = ["float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool"]
@@ -65,7 +56,7 @@ def short(text: str) -> bytes:
 def containers(pickled: bytes) -> dict[str, bytes]:
     """The pickle in every place of every format that holds one."""
     return {
-        "zip": fuzz.rezip(pickled),
+        "zip": rezip(pickled),
         "first": b"\x80\x02" + pickled.removeprefix(b"\x80\x02"),
         "object": PREAMBLE + pickled + pickle.dumps([], 2),
         "keys": PREAMBLE + pickle.dumps({}, 2) + pickled,

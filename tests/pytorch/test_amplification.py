@@ -14,7 +14,7 @@ import pytest
 from keras_resnext.pytorch.checkpoint import read_checkpoint, write_checkpoint
 from keras_resnext.pytorch.file_part import MAX_WIDE
 from keras_resnext.pytorch.unpickler import MAX_NAME, Placeholder
-from tests.pytorch.making import STORAGE, fuzz, machine, refuse, short
+from tests.pytorch.making import STORAGE, machine, refuse, rezip, short
 
 STORED = b"(" + STORAGE + b"K\x0ctQ"
 MANY = b"}q\x00(" + b"".join(b"M" + struct.pack("<H", i) + b"\x89" for i in range(2000)) + b"u0"
@@ -60,8 +60,8 @@ def test_long_names_of_classes_are_cut_before_they_are_joined() -> None:
 
 def test_texts_that_take_four_times_their_size(tmp_path: Path) -> None:
     wide = text(b"a" * (MAX_WIDE // 4) + "\U0001f600".encode())
-    refuse(tmp_path / "x.pth", fuzz.rezip(b"(" + wide * 4 + b"t."), "beyond Latin-1")
-    (tmp_path / "x.pth").write_bytes(fuzz.rezip(b"(" + text("é".encode() * (MAX_WIDE // 4)) * 4 + b"t."))
+    refuse(tmp_path / "x.pth", rezip(b"(" + wide * 4 + b"t."), "beyond Latin-1")
+    (tmp_path / "x.pth").write_bytes(rezip(b"(" + text("é".encode() * (MAX_WIDE // 4)) * 4 + b"t."))
     assert len(read_checkpoint(tmp_path / "x.pth").data) == 4
 
 

@@ -20,10 +20,10 @@ from keras_resnext.pytorch.checkpoint import CheckpointError, read_checkpoint, w
 from tests.pytorch.making import (
     PREAMBLE,
     STORAGE,
-    fuzz,
     refuse,
     save,
 )
+from tools.fuzz_checkpoint.byte_mutations import samples
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -87,7 +87,7 @@ def test_torchscript(tmp_path: Path) -> None:
 
 def test_every_truncation(tmp_path: Path) -> None:
     path = tmp_path / "case"
-    for index, (content, finish) in enumerate(fuzz.samples()):
+    for index, (content, finish) in enumerate(samples()):
         if finish is not bytes:
             continue
         step = max(1, len(content) // 150)

@@ -14,10 +14,10 @@ from keras_resnext.pytorch.rebuild import Namespace
 from keras_resnext.pytorch.storage import FormatError
 from tests.pytorch.making import (
     STORAGE,
-    fuzz,
     machine,
     short,
 )
+from tools.fuzz_checkpoint.targets import visit
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -32,7 +32,7 @@ def test_cycles_survive() -> None:
         assert read[0] is read
         assert read[1]["self"] is read
         assert read[2][0] is read
-    assert fuzz.visit(read) == 3
+    assert visit(read) == 3
 
 
 def test_metadata_of_ordered_dict_is_dropped() -> None:
