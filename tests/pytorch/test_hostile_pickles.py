@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from tests.pytorch.making import (
     FORMATS,
     containers,
     refuse,
+    rezip,
     save,
     short,
 )
+from tools.fuzz_checkpoint.grammar import GADGETS
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -107,6 +110,15 @@ def test_hostile_pickles_execute_nothing(tmp_path: Path, attack: str, monkeypatc
         assert "\x1b" not in refuse(tmp_path / "x.pth", content, match)
     assert EVENTS == []
     assert os.listdir(tmp_path) == ["x.pth"]
+
+
+def test_gadgets_of_the_public_collections_are_refused_by_name(tmp_path: Path) -> None:
+    EVENTS.clear()
+    for name in GADGETS:
+        module, _, last = name.rpartition(".")
+        for call in (b"c" + f"{module}\n{last}\n".encode(), short(module) + short(last) + b"\x93"):
+            refuse(tmp_path / "x.pth", rezip(b"\x80\x04" + call + short("x") + b"\x85R."), re.escape(name))
+    assert EVENTS == []
 
 
 def test_the_attack_is_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
