@@ -70,6 +70,8 @@ def _prepare_torch(work: Work) -> tuple[Any, Any, Any, Any]:
     torch.set_float32_matmul_precision("highest" if work.precision == "float32" else "high")
     torch.backends.cudnn.allow_tf32 = work.precision != "float32"
     torch.backends.cudnn.benchmark = True
+    if not gpu:
+        torch.set_num_threads(work.threads)
     model = torchvision_model(work.architecture).to(device, memory_format=torch.channels_last)
     given, targets = make_images(work)
     images = torch.tensor(given).permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
@@ -105,10 +107,13 @@ def infer_torch(work: Work) -> Callable[[], object]:
     import torch
 
     model, (images, _), cast, finish = _prepare_torch(work)
+    import torch._inductor.config
+
+    torch._inductor.config.freezing = True  # weights as constants, put in order once
     compiled = torch.compile(model)
 
     def run() -> None:
-        with torch.inference_mode(), cast:
+        with torch.no_grad(), cast:
             compiled(images)
         finish()
 

@@ -53,6 +53,9 @@ def main(task: str, name: str, text: str) -> None:
         return
     if CONTENDERS[name].one_core and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    for library in CONTENDERS[name].loads:
+        importlib.import_module(library)
+    base = peak_memory() if CONTENDERS[name].loads else 0
     run = find(CONTENDERS[name].run)(work)
     begun = time.perf_counter()
     for _ in range(WARM):
@@ -61,7 +64,7 @@ def main(task: str, name: str, text: str) -> None:
             break
     print("ready", flush=True)
     for _ in sys.stdin:
-        print(time_turn(run), peak_memory(), flush=True)
+        print(time_turn(run), peak_memory() - base, flush=True)
 
 
 if __name__ == "__main__":

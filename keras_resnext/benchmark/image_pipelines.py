@@ -12,6 +12,7 @@ from .torch_models import load_torchvision
 from .work import Seconds, Work
 
 COUNT, BATCH, BATCHES, AHEAD = 128, 32, 16, 6
+PHOTOS, PHOTO_BATCH, PHOTO_BATCHES = 8, 8, 4
 
 
 def write(work: Work) -> None:
@@ -29,6 +30,21 @@ def write(work: Work) -> None:
         Image.blend(coarse, fine, 0.15).save(folder / f"{i:05}.jpg", quality=90)
 
 
+def write_photos(work: Work) -> None:
+    """JPEG files of 4000x3000, as telephones write them, about 3 MB."""
+    rng = np.random.default_rng(0)
+    for i in range(PHOTOS):
+        coarse, fine = (
+            Image.fromarray(rng.integers(0, 256, (height, width, 3), "uint8")).resize(
+                (4000, 3000), Image.Resampling.BICUBIC
+            )
+            for height, width in ((12, 16), (750, 1000))
+        )
+        folder = work.folder / "photos" / str(i % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.blend(coarse, fine, 0.15).save(folder / f"{i:05}.jpg", quality=90)
+
+
 def ours(folder: Path, size: int, *, antialias: bool, batch: int = BATCH) -> Callable[[], Any]:
     """What gives the next batch of our pipeline."""
     from keras_resnext.data import Augmentation, Plan, read_listing, training_batches
@@ -41,14 +57,14 @@ def ours(folder: Path, size: int, *, antialias: bool, batch: int = BATCH) -> Cal
     return lambda: next(iterator)
 
 
-def _several(take: Callable[[], Any]) -> Callable[[], Seconds]:
-    """Seconds for BATCHES batches; those that a pipeline may have read ahead, while others had their turn, go first."""
+def _several(take: Callable[[], Any], batches: int = BATCHES) -> Callable[[], Seconds]:
+    """Seconds for so many batches; those that a pipeline may have read ahead, while others had their turn, go first."""
 
     def run() -> Seconds:
         for _ in range(AHEAD):
             take()
         start = time.perf_counter()
-        for _ in range(BATCHES):
+        for _ in range(batches):
             take()
         return Seconds(time.perf_counter() - start)
 
@@ -57,6 +73,10 @@ def _several(take: Callable[[], Any]) -> Callable[[], Seconds]:
 
 def antialiased(work: Work) -> Callable[[], object]:
     return _several(ours(work.folder / "jpeg", work.size, antialias=True))
+
+
+def photos(work: Work) -> Callable[[], object]:
+    return _several(ours(work.folder / "photos", work.size, antialias=True, batch=PHOTO_BATCH), PHOTO_BATCHES)
 
 
 def plain(work: Work) -> Callable[[], object]:
@@ -106,3 +126,34 @@ def torchvisions(work: Work) -> Callable[[], object]:
         return change(Image.open(io.BytesIO(path.read_bytes())).convert("RGB"))
 
     return _several(lambda: torch.stack([read(files[i]) for i in rng.integers(0, len(files), BATCH)]))
+
+
+def simplejpegs(work: Work) -> Callable[[], object]:
+    """The fastest that is usual with PyTorch: libjpeg-turbo, torchvision's v2 on uint8, normalised by the batch."""
+    return _several(_simplejpeg_batches(work, "jpeg", BATCH))
+
+
+def simplejpeg_photos(work: Work) -> Callable[[], object]:
+    return _several(_simplejpeg_batches(work, "photos", PHOTO_BATCH), PHOTO_BATCHES)
+
+
+def _simplejpeg_batches(work: Work, folder: str, batch: int) -> Callable[[], Any]:
+    import simplejpeg
+    import torch
+
+    load_torchvision()
+    from torchvision.transforms import v2
+
+    torch.set_num_threads(1)
+    change = v2.Compose([v2.RandomResizedCrop(work.size, antialias=True), v2.RandomHorizontalFlip()])
+    normalise = v2.Compose(
+        [v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+    )
+    files = sorted((work.folder / folder).rglob("*.jpg"))
+    rng = np.random.default_rng(0)
+
+    def read(path: Path) -> Any:
+        image = torch.from_numpy(simplejpeg.decode_jpeg(path.read_bytes(), fastdct=True))
+        return change(image.permute(2, 0, 1))
+
+    return lambda: normalise(torch.stack([read(files[i]) for i in rng.integers(0, len(files), batch)]))

@@ -40,12 +40,9 @@ def export_tflite_float(work: Work) -> None:
 
 
 def export_tflite_int8(work: Work) -> None:
-    from dataclasses import replace
-
     from keras_resnext.export import export_tflite
 
-    noise = images_of(replace(work, batch=8))
-    export_tflite(_model(work), work.folder / "int8.tflite", quantization="int8", calibration=noise)
+    export_tflite(_model(work), work.folder / "int8.tflite", quantization="int8", calibration=_noise(work))
 
 
 def export_our_onnx(work: Work) -> None:
@@ -60,6 +57,46 @@ def export_torchvision_onnx(work: Work) -> None:
 
 def export_timm_onnx(work: Work) -> None:
     _export_torch(timm_model(work.architecture), work, work.folder / "timm.onnx")
+
+
+def export_onnx_int8(work: Work) -> None:
+    """Symmetric, with a scale for each channel, by ONNX Runtime's own tools."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    whole = work.folder / "calibrated.onnx"
+    _export_torch(torchvision_model(work.architecture), work, whole)
+    quant_pre_process(str(whole), str(whole))
+
+    left = [{"x": image[None]} for image in _as_taken(_noise(work), work.size)]
+
+    class Noise(CalibrationDataReader):
+        def get_next(self) -> Any:
+            return left.pop() if left else None
+
+    quantize_static(
+        str(whole), str(work.folder / "torchvision_int8.onnx"), Noise(), quant_format=QuantFormat.QDQ,
+        per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+    )  # fmt: skip
+
+
+def export_openvino_int8(work: Work) -> None:
+    """By NNCF, as OpenVINO recommends it."""
+    import nncf
+    import openvino
+
+    whole = work.folder / "floating.onnx"
+    _export_torch(torchvision_model(work.architecture), work, whole)
+    images = [image[None] for image in _as_taken(_noise(work), work.size)]
+    quantized = nncf.quantize(openvino.Core().read_model(str(whole)), nncf.Dataset(images))
+    openvino.save_model(quantized, str(work.folder / "torchvision_int8.xml"))
+
+
+def _noise(work: Work) -> np.ndarray:
+    """Eight images to calibrate with."""
+    from dataclasses import replace
+
+    return images_of(replace(work, batch=8))
 
 
 def _export_torch(model: Any, work: Work, path: Path) -> None:
@@ -150,6 +187,14 @@ def our_openvino(work: Work) -> Callable[[], object]:
 
 def torchvision_openvino(work: Work) -> Callable[[], object]:
     return _openvino(work.folder / "torchvision.onnx", work)
+
+
+def onnx_int8(work: Work) -> Callable[[], object]:
+    return _onnx_runtime(work.folder / "torchvision_int8.onnx", work)
+
+
+def openvino_int8(work: Work) -> Callable[[], object]:
+    return _openvino(work.folder / "torchvision_int8.xml", work)
 
 
 def _as_taken(images: np.ndarray, last: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +25,7 @@ from .work import CONTENDERS, Work, needs
 PACKAGES = ("keras_resnext", "keras", "tensorflow", "jax", "torch", "torchvision", "onnxruntime", "openvino",
             "ai-edge-litert", "numpy", "pillow")  # fmt: skip
 _CHILD = Path(__file__).with_name("child.py")
-LIMIT_ROUNDS = 15
+LIMIT, LIMIT_ROUNDS = "matmul", 15
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,25 @@ class Measurement:
         row: its name.
         work: what was asked.
         seconds: of each contender, one number a round.
-        memory: the most bytes that each held.
-        figure: ratio of medians or seconds, as the row says; None if it could not be measured.
-        limit: share of the machine's arithmetic that ours reached; None where that means nothing.
-        missing: why it could not be measured, else "".
+        memory: the most bytes that each held, where it says so beyond its libraries.
+        ours, peer: the fastest contenders of each side, or those of the least memory; "" for none.
+        figure: ratio or seconds, as the row says; None if it could not be measured.
+        rate: FLOP/s that ours reached; None where that means nothing.
+        limit: the same as a share of the machine's arithmetic at best.
+        absent: contenders that did not run, with the reason.
+        missing: why there is no figure, else "".
     """
 
     row: str
     work: Mapping[str, Any]
     seconds: Mapping[str, list[float]]
     memory: Mapping[str, int]
+    ours: str = ""
+    peer: str = ""
     figure: float | None = None
+    rate: float | None = None
     limit: float | None = None
+    absent: Mapping[str, str] = field(default_factory=dict)
     missing: str = ""
 
 
@@ -76,28 +83,31 @@ def run_benchmark(
         base = replace(base, folder=Path(folder))
         machine = describe_machine(base.threads)
         tell("the machine's limits")
-        peaks = {precision: _peak(replace(base, precision=precision)) for precision in _precisions(rows, changes)}
+        fastest = {precision: _least_seconds(LIMIT, replace(base, precision=precision))
+                   for precision in _precisions(rows, changes)}  # fmt: skip
         copied = _least_seconds("copy", base)
-        machine["peak_flops"] = peaks
-        machine["peak_bytes_per_second"] = None if copied is None else 2 * BYTES / copied
         found = []
         for name, row in rows.items():
             tell(f"{name}: {row.title}")
             work = replace(base, **{**row.work, **(changes or {})})
-            peak = peaks.get(work.precision)
-            found.append(measure(name, row, work, min(rounds, row.rounds or rounds), peak))
-    return machine, found
+            measured = measure(name, row, work, min(rounds, row.rounds or rounds))
+            found.append(measured)
+            known = [*measured.seconds.get(LIMIT, ()), *filter(None, [fastest.get(work.precision)])]
+            fastest[work.precision] = min(known, default=None)
+        peaks = {kind: 2 * SIDE**3 / seconds if seconds else None for kind, seconds in fastest.items()}
+        machine["peak_flops"] = peaks
+        machine["peak_bytes_per_second"] = None if copied is None else 2 * BYTES / copied
+    return machine, [replace(m, limit=_share(m.rate, peaks.get(m.work.get("precision", "")))) for m in found]
+
+
+def _share(rate: float | None, peak: float | None) -> float | None:
+    return rate / peak if rate and peak else None
 
 
 def _precisions(rows: Mapping[str, Row], changes: Mapping[str, Any] | None) -> list[str]:
     given = (changes or {}).get("precision")
     wanted = [row.work.get("precision", "float32") for row in rows.values() if not (row.gpu and not has_gpu())]
     return [given] if given else list(dict.fromkeys(wanted))
-
-
-def _peak(work: Work) -> float | None:
-    taken = _least_seconds("matmul", work)
-    return None if taken is None else 2 * SIDE**3 / taken
 
 
 def _least_seconds(name: str, work: Work) -> float | None:
@@ -108,32 +118,54 @@ def _least_seconds(name: str, work: Work) -> float | None:
     return min(seconds[name])  # a limit is what was reached at best
 
 
-def measure(name: str, row: Row, work: Work, rounds: int, peak: float | None) -> Measurement:
-    """One row, in files and processes of its own; `peak` in FLOP/s is the machine's limit."""
+def measure(name: str, row: Row, work: Work, rounds: int) -> Measurement:
+    """One row, in files and processes of its own. Where it counts operations, the machine's limit takes turns too."""
     described = {key: str(value) for key, value in asdict(work).items() if key != "folder"}
-    nothing = Measurement(name, described, {}, {})
-    names = [row.ours, *([row.peer] if row.peer else [])]
     if row.gpu and not has_gpu() and work.batch > 8:
-        return replace(nothing, missing="no GPU here")
-    if missing := [need for each in names for need in needs(each) if not importlib.util.find_spec(need)]:
-        return replace(nothing, missing=f"not installed: {', '.join(dict.fromkeys(missing))}")
-    processes = {}
-    try:
-        for each in names:
-            _prepare(each, work)
-            processes[each] = _start(each, work)
-        seconds, memory = take_turns(processes, rounds)
-    except ContenderError as error:
+        return Measurement(name, described, {}, {}, missing="no GPU here")
+    processes, absent = {}, {}
+    for each in (*row.ours, *row.peers):
+        try:
+            processes[each] = _ready(each, work)
+        except ContenderError as error:
+            absent[each] = str(error)[:200]
+    measured = Measurement(name, described, {}, {}, absent=absent)
+    if not set(row.ours) & set(processes) or (row.peers and not set(row.peers) & set(processes)):
         for process in processes.values():
             process.kill()
-        return replace(nothing, missing=str(error)[:200])
-    medians = {each: statistics.median(values) for each, values in seconds.items()}
-    mine = medians[row.ours]
-    figure = mine / medians[row.peer] if row.peer and row.figure == "ratio" else mine
-    limit = None
-    if row.passes and peak:
-        limit = 2 * _macs(work) * work.batch * row.passes / mine / peak
-    return Measurement(name, described, seconds, memory, figure, limit)
+        return replace(measured, missing="; ".join(dict.fromkeys(absent.values())))
+    if row.passes:
+        processes[LIMIT] = _start(LIMIT, work)
+    try:
+        seconds, memory = take_turns(processes, rounds)
+    except ContenderError as error:
+        return replace(measured, missing=str(error)[:200])
+    costs = memory if row.figure == "memory" else {each: statistics.median(turns) for each, turns in seconds.items()}
+    ours, peer = (
+        min((each for each in side if each in costs), key=costs.__getitem__, default="")
+        for side in (row.ours, row.peers)
+    )
+    return replace(
+        measured,
+        seconds=seconds,
+        memory=memory,
+        ours=ours,
+        peer=peer,
+        figure=costs[ours] / costs[peer] if peer else costs[ours],
+        rate=2 * _macs(work) * work.batch * row.passes / costs[ours] if row.passes else None,
+    )
+
+
+def _ready(name: str, work: Work) -> "subprocess.Popen[str]":
+    """A contender's process, with its file written.
+
+    Raises:
+        ContenderError: a library that is not installed, or what its process said when it ended.
+    """
+    if missing := [need for need in needs(name) if not importlib.util.find_spec(need)]:
+        raise ContenderError(f"not installed: {', '.join(missing)}")
+    _prepare(name, work)
+    return _start(name, work)
 
 
 def _macs(work: Work) -> int:

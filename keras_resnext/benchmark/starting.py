@@ -4,8 +4,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from .inference_runs import images_of
 from .torch_models import load_torchvision
 from .work import Seconds, Work
+
+WEIGHTS = "weights.pth"
 
 
 def build(work: Work) -> Callable[[], object]:
@@ -36,6 +39,43 @@ def build_keras(work: Work) -> Callable[[], object]:
 def build_torchvision(work: Work) -> Callable[[], object]:
     torchvision = load_torchvision()
     return lambda: torchvision.models.get_model(work.architecture, weights=None)
+
+
+def write_checkpoint(work: Work) -> None:
+    import torch
+
+    torch.save(load_torchvision().models.get_model(work.architecture, weights=None).state_dict(), work.folder / WEIGHTS)
+
+
+def load(work: Work) -> Callable[[], object]:
+    """The network built, its weights loaded, one image classified."""
+    import keras
+
+    import keras_resnext
+
+    images = images_of(work)
+
+    def run() -> object:
+        keras.backend.clear_session()
+        return keras_resnext.from_pytorch(work.folder / WEIGHTS).predict(images, verbose=0)
+
+    return run
+
+
+def load_torchvision_model(work: Work) -> Callable[[], object]:
+    import torch
+
+    torchvision = load_torchvision()
+    torch.set_num_threads(work.threads)
+    images = torch.tensor(images_of(work)).permute(0, 3, 1, 2)
+
+    def run() -> object:
+        model = torchvision.models.get_model(work.architecture, weights=None)
+        model.load_state_dict(torch.load(work.folder / WEIGHTS, weights_only=True))
+        with torch.inference_mode():
+            return model.eval()(images)
+
+    return run
 
 
 def import_package(work: Work) -> Callable[[], Seconds]:

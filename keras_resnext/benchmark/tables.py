@@ -15,7 +15,7 @@ from .work import CONTENDERS
 
 COLUMNS = ("work", "ours", "peer", "ours ms", "peer ms", "figure", "bar", "of the limit", "memory MB")
 _KNOWN = ROWS | GROWTH
-_OURS, _PEER, _BAR = "#1565c0", "#9e9e9e", "#e65100"
+_OURS, _MISSED, _PEER, _BAR = "#1565c0", "#b71c1c", "#9e9e9e", "#e65100"
 
 
 def table(found: Sequence[Measurement]) -> list[tuple[str, ...]]:
@@ -26,23 +26,45 @@ def table(found: Sequence[Measurement]) -> list[tuple[str, ...]]:
 def _cells(measured: Measurement) -> Iterator[str]:
     row = _KNOWN[measured.row]
     yield row.title
-    yield CONTENDERS[row.ours].label
-    yield CONTENDERS[row.peer].label if row.peer else "–"
-    for name in (row.ours, row.peer):
-        values = measured.seconds.get(name or "")
-        yield f"{1e3 * statistics.median(values):.1f}" if values else "–"
-    yield (measured.missing and f"not measured: {measured.missing}") or _figure(row.figure, measured.figure)
+    for name in (measured.ours or row.ours[0], measured.peer):
+        yield CONTENDERS[name].label if name else "–"
+    for name in (measured.ours, measured.peer):
+        values = measured.seconds.get(name)
+        yield _milliseconds(values) if values else "–"
+    missed = ", missed" if is_missed(measured) else ""
+    yield f"not measured: {measured.missing}" if measured.missing else _figure(row.figure, measured.figure) + missed
     yield "–" if row.bar is None else f"≤ {_figure(row.figure, row.bar)}"
     yield "–" if measured.limit is None else f"{measured.limit:.0%}"
-    yield f"{measured.memory[row.ours] / 1e6:.0f}" if row.ours in measured.memory else "–"
+    yield f"{measured.memory[measured.ours] / 1e6:.0f}" if measured.ours in measured.memory else "–"
+
+
+def is_missed(measured: Measurement) -> bool:
+    """Whether the figure is above the row's bar."""
+    bar = _KNOWN[measured.row].bar
+    return bar is not None and measured.figure is not None and measured.figure > bar
+
+
+def _milliseconds(seconds: Sequence[float]) -> str:
+    """The median, and between what the middle half lay."""
+    values = [1e3 * value for value in seconds]
+    if len(values) < 4:
+        return f"{statistics.median(values):.1f}"
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.1f} ({low:.1f}–{high:.1f})"
 
 
 def _figure(kind: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return (
-        f"{value:.2f}" if kind == "ratio" and value >= 0.1 else f"{value:.3f}" if kind == "ratio" else f"{value:.3f} s"
-    )
+    if kind == "seconds":
+        return f"{value:.3f} s"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+
+def absences(found: Sequence[Measurement]) -> list[str]:
+    """Which peers did not run, and why, a line each."""
+    reasons = {name: why for measured in found for name, why in measured.absent.items()}
+    return [f"Without {CONTENDERS[name].label}: {why}" for name, why in reasons.items()]
 
 
 def to_json(machine: Mapping[str, Any], found: Sequence[Measurement]) -> str:
@@ -66,36 +88,36 @@ def to_markdown(machine: Mapping[str, Any], found: Sequence[Measurement]) -> str
     lines = [*describe(machine), "", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     lines[0] = f"Measured on {machine['date']}. {lines[0]}"
     lines += ["| " + " | ".join(cells) + " |" for cells in table(found)]
-    return "\n".join(lines) + "\n"
+    notes = absences(found)
+    return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
 
 
 def draw(path: Path, found: Sequence[Measurement]) -> None:
-    """Writes a PNG of bars: our time as a share of the peer's, with what is promised marked."""
-    shown = [m for m in found if m.figure is not None and _KNOWN[m.row].figure == "ratio"]
+    """Writes a PNG of bars: our time as a share of the fastest peer's, with the bar marked and missed ones in red."""
+    shown = [m for m in found if m.figure is not None and _KNOWN[m.row].figure != "seconds"]
     figure = new_figure((8.5, 1 + 0.42 * max(len(shown), 1)))
     axis = figure.subplots()
     for place, measured in enumerate(reversed(shown)):
         row, value = _KNOWN[measured.row], float(measured.figure or 0)
-        axis.barh(place, value, color=_OURS, height=0.6)
+        missed = is_missed(measured)
+        axis.barh(place, value, color=_MISSED if missed else _OURS, height=0.6)
         inside = value > 0.2  # at a bar's root, clear of what is promised
-        axis.text(
-            0.03 if inside else value + 0.03, place, _figure("ratio", value), va="center", fontsize=9,
-            color="white" if inside else "black",
-        )  # fmt: skip
+        text = _figure("ratio", value) + (" missed" if missed else "")
+        color = "white" if inside else "black"
+        axis.text(0.03 if inside else value + 0.03, place, text, va="center", fontsize=9, color=color)
         if row.bar is not None:
             axis.plot([row.bar] * 2, [place - 0.4, place + 0.4], color=_BAR, linewidth=2)
     axis.axvline(1, color=_PEER, linestyle="--", linewidth=1)
     axis.set_yticks(range(len(shown)), [f"{_KNOWN[m.row].title}\nvs {_peer(m)}" for m in reversed(shown)], fontsize=8)
     axis.set_xlim(0, max([1.3, *(1.15 * float(m.figure or 0) for m in shown)]))
-    axis.set_xlabel("time, peer = 1 (orange: promised at most)")
+    axis.set_xlabel("ours as a share of the fastest peer's (orange: the bar; red: missed)")
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     save_figure(figure, path)
 
 
 def _peer(measured: Measurement) -> str:
-    peer = _KNOWN[measured.row].peer
-    return CONTENDERS[peer].label if peer else ""
+    return CONTENDERS[measured.peer].label if measured.peer else ""
 
 
 def draw_growth(path: Path, found: Sequence[Measurement]) -> None:

@@ -68,13 +68,26 @@ def _steps(model: Any, work: Work) -> Callable[[], object]:
 
 
 def pytorch(work: Work) -> Callable[[], object]:
+    """As most write it."""
+    import torch
+
+    return _torch_steps(work, torch.contiguous_format)
+
+
+def channels_last(work: Work) -> Callable[[], object]:
+    import torch
+
+    return _torch_steps(work, torch.channels_last)
+
+
+def _torch_steps(work: Work, layout: Any) -> Callable[[], object]:
     import torch
 
     torch.set_num_threads(work.threads)
-    model = torchvision_model(work.architecture).train()
+    model = torchvision_model(work.architecture).train().to(memory_format=layout)
     optimiser = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
     given, targets = make_images(work)
-    images = torch.tensor(given).permute(0, 3, 1, 2).contiguous()
+    images = torch.tensor(given).permute(0, 3, 1, 2).contiguous(memory_format=layout)
     labels = torch.tensor(targets)
 
     def step() -> None:

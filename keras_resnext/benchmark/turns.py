@@ -39,12 +39,18 @@ def start(command: Sequence[str], environment: Mapping[str, str] | None = None) 
 def take_turns(
     processes: Mapping[str, "subprocess.Popen[str]"], rounds: int, rest: float = REST
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds that each process took in each round, and the most memory it held; then all are ended."""
+    """Seconds that each process took in each round, and the most memory it held; then all are ended.
+
+    Each round begins with the next of them, so that none always follows the same one.
+    """
     seconds: dict[str, list[float]] = {label: [] for label in processes}
     memory: dict[str, int] = {}
+    labels = list(processes)
     try:
         for number in range(UNCOUNTED + rounds):
-            for label, process in processes.items():
+            first = number % len(labels)
+            for label in labels[first:] + labels[:first]:
+                process = processes[label]
                 assert process.stdin is not None
                 assert process.stdout is not None
                 process.stdin.write("\n")

@@ -58,6 +58,7 @@ class Contender:
         file: of `FILES`, that it reads.
         backend: what Keras must run on, None where it does not matter.
         one_core: whether it is bound to one core.
+        loads: libraries that are imported before anything else; memory counts from there.
     """
 
     label: str
@@ -66,6 +67,7 @@ class Contender:
     file: str = ""
     backend: str | None = None
     one_core: bool = False
+    loads: tuple[str, ...] = ()
 
 
 _TENSORFLOW, _TORCH = ("tensorflow",), ("torch", "torchvision")
@@ -78,17 +80,28 @@ FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ours.onnx": ("inference_runs:export_our_onnx", (*_TENSORFLOW, "tf2onnx", "onnx", "onnxruntime")),
     "torchvision.onnx": ("inference_runs:export_torchvision_onnx", (*_TORCH, "onnx")),
     "timm.onnx": ("inference_runs:export_timm_onnx", (*_TORCH, "timm", "onnx")),
+    "torchvision_int8.onnx": ("inference_runs:export_onnx_int8", (*_TORCH, "onnx", "onnxruntime")),
+    "torchvision_int8.xml": ("inference_runs:export_openvino_int8", (*_TORCH, "onnx", "openvino", "nncf")),
+    "weights.pth": ("starting:write_checkpoint", _TORCH),
     "jpeg": ("image_pipelines:write", ()),
+    "photos": ("image_pipelines:write_photos", ()),
 }
 
 CONTENDERS: dict[str, Contender] = {
-    "train": Contender("keras_resnext on TensorFlow", "training_steps:ours", _TENSORFLOW, backend="tensorflow"),
+    "train": Contender(
+        "keras_resnext on TensorFlow", "training_steps:ours", _TENSORFLOW, backend="tensorflow", loads=("keras",)
+    ),
     "train_stock": Contender("Keras's own Conv2D", "training_steps:stock_keras", _TENSORFLOW, backend="tensorflow"),
-    "train_torch": Contender("PyTorch eager", "training_steps:pytorch", _TORCH),
+    "train_torch": Contender("PyTorch eager", "training_steps:pytorch", _TORCH, loads=("torch",)),
+    "train_torch_channels_last": Contender(
+        "PyTorch eager, channels last", "training_steps:channels_last", _TORCH, loads=("torch",)
+    ),
     "train_jax": Contender("keras_resnext on JAX", "accelerated:train_jax", ("jax",), backend="jax"),
-    "train_torch_compiled": Contender("torch.compile", "accelerated:train_torch", _TORCH),
+    "train_torch_compiled": Contender(
+        "torch.compile, channels last", "accelerated:train_torch", _TORCH, loads=("torch",)
+    ),
     "infer_jax": Contender("keras_resnext on JAX", "accelerated:infer_jax", ("jax",), backend="jax"),
-    "infer_torch_compiled": Contender("torch.compile", "accelerated:infer_torch", _TORCH),
+    "infer_torch_compiled": Contender("torch.compile, channels last", "accelerated:infer_torch", _TORCH),
     "saved_model": Contender("SavedModel, C API", "inference_runs:saved_model", _TENSORFLOW, "base"),
     "tflite_beside": Contender("its model.tflite", "inference_runs:tflite_beside", ("ai_edge_litert",), "base"),
     "tflite": Contender("TFLite", "inference_runs:tflite_float", ("ai_edge_litert",), "float.tflite"),
@@ -102,10 +115,32 @@ CONTENDERS: dict[str, Contender] = {
     "openvino_torch": Contender(
         "torchvision's ONNX, OpenVINO", "inference_runs:torchvision_openvino", ("openvino",), "torchvision.onnx"
     ),
+    "onnx_int8": Contender(
+        "torchvision's ONNX, QDQ int8, ONNX Runtime",
+        "inference_runs:onnx_int8",
+        ("onnxruntime",),
+        "torchvision_int8.onnx",
+    ),
+    "openvino_int8": Contender(
+        "torchvision's, NNCF int8, OpenVINO", "inference_runs:openvino_int8", ("openvino",), "torchvision_int8.xml"
+    ),
     "images": Contender("tf.data", "image_pipelines:antialiased", _TENSORFLOW, "jpeg", one_core=True),
     "images_plain": Contender("tf.data", "image_pipelines:plain", _TENSORFLOW, "jpeg", one_core=True),
     "waiting": Contender("fit on tf.data", "image_pipelines:waiting", _TENSORFLOW, "jpeg", "tensorflow"),
     "images_torch": Contender("torchvision, Pillow", "image_pipelines:torchvisions", _TORCH, "jpeg", one_core=True),
+    "images_simplejpeg": Contender(
+        "simplejpeg, torchvision v2", "image_pipelines:simplejpegs", (*_TORCH, "simplejpeg"), "jpeg", one_core=True
+    ),
+    "images_photos": Contender("tf.data", "image_pipelines:photos", _TENSORFLOW, "photos", one_core=True),
+    "images_photos_simplejpeg": Contender(
+        "simplejpeg, torchvision v2",
+        "image_pipelines:simplejpeg_photos",
+        (*_TORCH, "simplejpeg"),
+        "photos",
+        one_core=True,
+    ),
+    "load": Contender("keras_resnext.from_pytorch", "starting:load", (), "weights.pth"),
+    "load_torch": Contender("torchvision", "starting:load_torchvision_model", _TORCH, "weights.pth"),
     "build": Contender("keras_resnext", "starting:build"),
     "build_keras": Contender("keras.applications", "starting:build_keras"),
     "build_torch": Contender("torchvision", "starting:build_torchvision", _TORCH),

@@ -63,5 +63,7 @@ def benchmark(
     for line in tables.describe(machine):
         out.print(line, markup=False, soft_wrap=True)
     out.print(shown)
+    for line in tables.absences(found):
+        out.print(line, markup=False, soft_wrap=True)
     for path in save(options.output, machine, found) if options.output else ():
         out.print(f"Written: {path}", markup=False, soft_wrap=True)

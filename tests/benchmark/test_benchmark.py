@@ -5,16 +5,17 @@ import json
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 
 import keras
 import pytest
 from PIL import Image
 
 from keras_resnext import ResNeXt, cli
-from keras_resnext.benchmark import ROWS, Work, find_rows
+from keras_resnext.benchmark import ROWS, Work, find_rows, tables
 from keras_resnext.benchmark import work as work_module
 from keras_resnext.benchmark.rows import GROWTH, Row
-from keras_resnext.benchmark.runner import measure
+from keras_resnext.benchmark.runner import Measurement, measure
 from keras_resnext.benchmark.turns import ContenderError, start, take_turns
 from keras_resnext.benchmark.work import CONTENDERS, FILES, Contender, Seconds, needs
 
@@ -22,9 +23,9 @@ from keras_resnext.benchmark.work import CONTENDERS, FILES, Contender, Seconds, 
 def test_rows_name_what_there_is():
     fields = set(Work.__dataclass_fields__)
     for row in (ROWS | GROWTH).values():
-        assert {row.ours, row.peer} - {None} <= set(CONTENDERS)
+        assert {*row.ours, *row.peers} <= set(CONTENDERS)
         assert set(row.work) <= fields
-        assert row.figure in ("ratio", "seconds")
+        assert row.figure in ("ratio", "memory", "seconds")
     for place in [c.run for c in CONTENDERS.values()] + [prepare for prepare, _ in FILES.values()]:
         module, _, function = place.partition(":")
         assert callable(getattr(importlib.import_module(f"keras_resnext.benchmark.{module}"), function))
@@ -34,7 +35,10 @@ def test_rows_name_what_there_is():
 
 
 @pytest.mark.slow
-def test_the_command_measures_and_writes(tmp_path, capsys):
+def test_the_command_measures_and_writes(tmp_path, capsys, monkeypatch):
+    quick = ("train_torch", "train_torch_channels_last", "images_torch")  # torch.compile alone takes a minute
+    monkeypatch.setitem(ROWS, "training", replace(ROWS["training"], peers=quick))
+    monkeypatch.setitem(work_module.CONTENDERS, "images_torch", Contender("other", "starting:build", ("no_library",)))
     arguments = ["help", "training", "gpu-training", "--image-size", "32", "--rounds", "1", "--batch-size", "16"]
     with pytest.raises(SystemExit) as stop:
         cli.main(["benchmark", *arguments, "--output", str(tmp_path / "figures")])
@@ -46,23 +50,27 @@ def test_the_command_measures_and_writes(tmp_path, capsys):
     assert found["machine"]["peak_bytes_per_second"] > 1e8
     rows = {row["row"]: row for row in found["rows"]}
     assert 0.05 < rows["help"]["figure"] < 20
-    seconds = rows["training"]["seconds"]
-    assert rows["training"]["figure"] == pytest.approx(seconds["train"][0] / seconds["train_torch"][0])
+    seconds = {name: turns[0] for name, turns in rows["training"]["seconds"].items()}
+    peer = min(quick[:2], key=seconds.__getitem__)
+    assert rows["training"]["peer"] == peer
+    assert rows["training"]["figure"] == pytest.approx(seconds["train"] / seconds[peer])
+    assert rows["training"]["absent"] == {"images_torch": "not installed: no_library"}
+    assert "Without other: not installed: no_library" in shown
     assert 0 < rows["training"]["limit"] < 1
     assert rows["training"]["memory"]["train"] > 1e8
     if rows["gpu-training"]["figure"] is None:
         assert rows["gpu-training"]["missing"] == "no GPU here"
     markdown = (tmp_path / "figures" / "benchmark.md").read_text()
-    assert "| training step, batch 8 | keras_resnext on TensorFlow | PyTorch eager |" in markdown
+    assert f"| training step, batch 8 | keras_resnext on TensorFlow | {CONTENDERS[peer].label} |" in markdown
     assert Image.open(tmp_path / "figures" / "benchmark.png").size[0] > 300
 
 
 def test_a_missing_peer_is_named(monkeypatch):
     monkeypatch.setitem(work_module.CONTENDERS, "foreign", Contender("foreign", "starting:build", ("no_such_library",)))
-    missing = measure("build", Row("a", "build", "foreign"), Work(), 1, None)
+    missing = measure("build", Row("a", ("build",), ("foreign",)), Work(), 1)
     assert missing.figure is None
     assert missing.missing == "not installed: no_such_library"
-    there = measure("help", Row("b", "help", figure="seconds"), Work(), 1, None)
+    there = measure("help", Row("b", ("help",), figure="seconds"), Work(), 1)
     assert [there.figure] == there.seconds["help"]
 
 
@@ -87,6 +95,14 @@ def test_processes_that_end_are_told_of():
         take_turns({"one": start([sys.executable, "-c", dying])}, 2, rest=0)
     steady = "print('ready', flush=True)\nwhile True: input(); print(1.5, 7, flush=True)"
     assert take_turns({"one": start([sys.executable, "-c", steady])}, 2, rest=0) == ({"one": [1.5, 1.5]}, {"one": 7})
+
+
+def test_a_missed_bar_is_called_missed():
+    late = Measurement("help", {}, {"help": [0.4, 0.5, 0.6, 0.7]}, {"help": 1}, ours="help", figure=0.55)
+    cells = dict(zip(tables.COLUMNS, tables.table([late])[0], strict=True))
+    assert (cells["figure"], cells["bar"]) == ("0.550 s, missed", "≤ 0.300 s")
+    assert cells["ours ms"] == "550.0 (425.0–675.0)"
+    assert "missed" not in tables.table([replace(late, figure=0.2)])[0]
 
 
 @pytest.mark.parametrize(
