@@ -48,7 +48,7 @@ def export_tflite_int8(work: Work) -> None:
 def export_our_onnx(work: Work) -> None:
     from keras_resnext.export import export_onnx
 
-    export_onnx(_model(work), work.folder / "ours.onnx")
+    export_onnx(_model(work), work.folder / "ours.onnx", target="cpu")
 
 
 def export_torchvision_onnx(work: Work) -> None:

@@ -17,7 +17,8 @@ from keras import ops
 from ..files import placed_whole
 from ..runtimes.onnx_run import INSTALL, open_session
 from .export_options import ONNXOptions, takes
-from .onnx_graph import simplify
+from .onnx_graph import find_shapes, simplify
+from .onnx_lowering import join_groups
 from .prepared_model import prepare
 from .report import ExportReport, compare
 
@@ -33,14 +34,14 @@ def export_onnx(model: keras.Model, path: str | os.PathLike[str], **options: Any
     Input: `images`, float32 (batch, height, width, 3), RGB 0..255, normalised inside by the model's own preprocessing.
     Outputs, float32: first `probabilities` (batch, classes) of a classifier, with a softmax where it ends in a linear
     layer, then `features` (batch, channels), pooled, where there are such. The batch size is free. A grouped
-    convolution is one `Conv` with `group`; BatchNorm is part of the convolutions; all operations are those of the
-    `ai.onnx` domain. The metadata `preprocessing`, JSON, says how images are resized and cropped, and what the graph
-    normalises by; `kind` says what the scores mean.
+    convolution is one `Conv` with `group`, for target="cpu" of joined groups where that is faster here; BatchNorm is
+    part of the convolutions; all operations are those of the `ai.onnx` domain. The metadata `preprocessing`, JSON, says
+    how images are resized and cropped, and what the graph normalises by; `kind` says what the scores mean.
 
     Args:
         model: functional or Sequential, of (batch, height, width, 3) images; this project's or another.
         path: file ending in .onnx; replaced if it is there.
-        options: of `ONNXOptions`: opset, image_size, images, preprocessing, kind, tolerance.
+        options: of `ONNXOptions`: opset, target, image_size, images, preprocessing, kind, tolerance.
 
     Raises:
         ValueError: an argument out of range; a model that is no such, holds more than 2 GiB or something that ONNX has
@@ -79,6 +80,8 @@ def write_onnx(model: keras.Model, path: str | os.PathLike[str], options: ONNXOp
         expected.setdefault(name, values)  # what the model does not give by itself
 
     proto = simplify(_convert(_with_planar_norms(network), prepared.size, options.opset))
+    if options.target == "cpu":
+        join_groups(proto, find_shapes(proto))
     _check_operations(proto, options.opset)
     facts = prepared.describe()
     onnx.helper.set_model_props(proto, {**facts, "preprocessing": json.dumps(facts["preprocessing"])})

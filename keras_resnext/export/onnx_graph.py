@@ -53,7 +53,7 @@ def simplify(model: Any) -> Any:
     """
     import onnx
 
-    shapes = _shapes(onnx.shape_inference.infer_shapes(model).graph)
+    shapes = find_shapes(model)
     simple = onnx.ModelProto()
     simple.CopyFrom(model)
     graph = simple.graph
@@ -71,8 +71,11 @@ def simplify(model: Any) -> Any:
     return simple
 
 
-def _shapes(graph: Any) -> dict[str, list[int]]:
-    """Dimensions of every tensor of known rank; 0 for one that is free."""
+def find_shapes(model: Any) -> dict[str, list[int]]:
+    """Dimensions of every tensor of known rank in a ModelProto; 0 for one that is free."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(model).graph
     values = [*graph.input, *graph.output, *graph.value_info]
     known = [value for value in values if value.type.tensor_type.HasField("shape")]
     shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in known}

@@ -13,7 +13,7 @@ import pytest
 from keras import layers
 
 from keras_resnext import get_preprocessing, preprocess_input
-from keras_resnext.export import ExportReport, export_onnx
+from keras_resnext.export import ExportReport, export_onnx, onnx_lowering
 from keras_resnext.export.export_options import OPSETS
 from tests.export.onnx_material import CLASSES, FEATURES, GROUPS, SIZE, make_images, small, spread
 from tests.support import normalised_by_imagenet, randomise, relative_error
@@ -248,3 +248,38 @@ def test_plain_keras_writes_a_file_that_no_runtime_takes(tmp_path: Path) -> None
         onnx.checker.check_model(str(tmp_path / "plain.onnx"), full_check=True)
     with pytest.raises(Exception, match="StatefulPartitionedCall"):
         ort.InferenceSession(str(tmp_path / "plain.onnx"), providers=["CPUExecutionProvider"])
+
+
+def grouped(path: Path) -> list[tuple[int, int]]:
+    """Groups, and channels of each, of the grouped convolutions."""
+    graph = onnx.load(path).graph
+    depth = {tensor.name: tensor.dims[1] for tensor in graph.initializer if len(tensor.dims) == 4}
+    groups = [(a.i, depth[n.input[1]]) for n in graph.node for a in n.attribute if a.name == "group" and a.i > 1]
+    return sorted(groups)
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_joined_groups_compute_the_same(width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def fastest(kind: onnx_lowering.GroupedConv) -> int:
+        measured.append(max(width, kind.channels // kind.groups))
+        return measured[-1]
+
+    monkeypatch.setattr(onnx_lowering, "fastest_width", fastest)
+    model = small(blocks=(2, 1, 1, 1))
+    export_onnx(model, tmp_path / "a.onnx", target="cpu")  # compares with the model
+    depths = [channels // GROUPS for channels in (32, 32, 64, 128, 256)]
+    assert grouped(tmp_path / "a.onnx") == sorted(
+        (GROUPS * depth // max(width, depth), max(width, depth)) for depth in depths
+    )
+    assert len(measured) == 4  # two blocks are alike
+    export_onnx(model, tmp_path / "b.onnx")
+    assert grouped(tmp_path / "b.onnx") == [(GROUPS, depth) for depth in depths]
+
+
+def test_the_width_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_lowering, "SECONDS", 0.02)
+    kind = onnx_lowering.GroupedConv(64, 16, 64, (3, 3), (2, 2), (1, 1), (1, 1, 1, 1), (8, 8))
+    assert onnx_lowering.fastest_width(kind) in (4, 16, 32)
+    assert onnx_lowering.fastest_width(kind._replace(groups=3, channels=48)) == 16  # 32 does not divide 48
