@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+PIECE = 1 << 14  # bytes that are read of one connection before others have their turn
 UNTAKEN = 60.0  # seconds for a client to take an answer that is too large for the system's buffers
 
 
@@ -22,6 +23,8 @@ class LimitedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # A body in chunks of one byte takes 0.5 s of the event loop for each 256 KB, which are asyncio's default.
+        transport.max_size = PIECE  # type: ignore[attr-defined]
         self._timer: asyncio.TimerHandle | None = None
         self._await_head()
         if len(self.connections) > self.most:

@@ -2,19 +2,19 @@
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from .admission import Bodies, Body, Receive
 from .models import Version
-from .requests import parse_json, read_examples, read_inputs, read_signature_name
+from .requests import read_classify_body, read_explain_body, read_predict_body, read_regress_body
 from .responses import dump, write_classifications, write_outputs
 from .running import aside
-from .servable import Servable, release_memory
+from .servable import Servable, example_schema, release_memory
 from .service import Service
 from .signature import REGRESS
 from .status import invalid
-from .tensors import Array
+from .tensors import size_of
 
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(_MODEL + r":(?P<call>classify|regress|predict|explain)", re.IGNORECASE)
@@ -79,31 +79,33 @@ class Rest:
         async def work() -> bytes:
             version = self.service.models.find(call["model"], number, call["label"])
             with self.service.models.using(version) as servable:
-                document = await aside(len(data), parse_json, data, content_type)
-                return await handler(version, servable, document, len(data))
+                return await handler(version, servable, data, content_type)
 
         return await self.service.counted(call["model"], kind.capitalize(), "REST", work)
 
-    async def _predict(self, version: Version, servable: Servable, document: dict[str, Any], size: int) -> bytes:
-        signature = servable.signature(read_signature_name(document))
-        arrays, rows = await aside(size, read_inputs, document, signature.inputs)
-        outputs = await self.service.predict(version, signature, arrays, size)
-        return await aside(_size(outputs.values()), write_outputs, outputs, rows)
+    async def _predict(self, version: Version, servable: Servable, data: bytes, content_type: str) -> bytes:
+        specs = {name: signature.inputs for name, signature in servable.signatures.items()}
+        name, arrays, rows = await self.service.read(read_predict_body, data, content_type, specs)
+        signature = servable.signature(name)
+        outputs = await self.service.predict(version, signature, arrays)
+        return await aside(size_of(outputs.values()), write_outputs, outputs, rows)
 
-    async def _classify(self, version: Version, servable: Servable, document: dict[str, Any], size: int) -> bytes:
-        name = read_signature_name(document)
-        examples = await aside(size, read_examples, document, self.service.options.max_request)
-        classes, scores = await self.service.classify(version, servable, name, examples, size)
-        return await aside(_size((classes, scores)), write_classifications, classes, scores)
+    async def _classify(self, version: Version, servable: Servable, data: bytes, content_type: str) -> bytes:
+        # Small requests can be much work too: each example takes all that the context has.
+        most, work = self.service.options.max_request, read_classify_body
+        name, examples = await self.service.read(work, data, content_type, example_schema(), most, inline=False)
+        classes, scores = await self.service.classify(version, servable, name, examples)
+        return await aside(size_of((classes, scores)), write_classifications, classes, scores)
 
-    async def _regress(self, version: Version, servable: Servable, document: dict[str, Any], size: int) -> bytes:
-        signature = servable.signature(read_signature_name(document))
+    async def _regress(self, version: Version, servable: Servable, data: bytes, content_type: str) -> bytes:
+        signature = servable.signature(await self.service.read(read_regress_body, data, content_type))
         raise invalid(
             f"Expected regression signature method_name to be {REGRESS}. Was: {signature.method_name}; use :predict or "
             ":classify"
         )
 
-    async def _explain(self, version: Version, servable: Servable, document: dict[str, Any], size: int) -> bytes:
+    async def _explain(self, version: Version, servable: Servable, data: bytes, content_type: str) -> bytes:
+        document = await self.service.read(read_explain_body, data, content_type)
         return dump(await self.service.explainer.explain(version, servable, document))
 
     def _look(self, look: re.Match[str]) -> bytes:
@@ -167,7 +169,3 @@ def _version(text: str | None) -> int | None:
     if int(text) >= MAX_VERSION:
         raise invalid(f"Failed to convert version: {text[:40]} to numeric.")
     return int(text)
-
-
-def _size(arrays: Iterable[Array]) -> int:
-    return sum(array.nbytes for array in arrays)

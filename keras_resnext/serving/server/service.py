@@ -4,21 +4,22 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from .apart import APART, Readers
 from .batching import Arrays, Batcher
 from .explainer import Explainer
 from .image_checks import check_images
 from .models import Models, Version
 from .monitoring import Metrics
 from .running import aside, within
-from .servable import Servable
+from .servable import Servable, example_schema
 from .serve_options import ServeOptions
 from .signature import CLASSIFY, Signature
 from .status import RequestError, invalid
-from .tensors import Array
+from .tensors import Array, size_of
 
 Answer = TypeVar("Answer")
 
@@ -39,6 +40,7 @@ class Service:
             queue=options.queue,
         )
         self.explainer = Explainer()
+        self.readers = Readers(options.request_timeout, options.max_request)
 
     async def counted(self, model: str, api: str, entrypoint: str, work: Callable[[], Awaitable[Answer]]) -> Answer:
         """`work()` within the time for a request; how it ended goes into the metrics.
@@ -47,9 +49,8 @@ class Service:
             RequestError: as `work`, or that it took too long.
         """
         started, status = time.perf_counter(), "OK"
-        seconds = self.options.request_timeout
         try:
-            return await within(seconds, work(), RequestError("DEADLINE_EXCEEDED", f"no answer within {seconds:g} s"))
+            return await self.in_time(work())
         except RequestError as error:
             status = error.code
             raise
@@ -61,19 +62,42 @@ class Service:
             known = model if model in self.models.models else ""
             self.metrics.request(known, api, entrypoint, status, time.perf_counter() - started)
 
-    async def predict(self, version: Version, signature: Signature, arrays: Arrays, size: int) -> Arrays:
-        """Runs inputs that fit the signature, of a request of `size` bytes.
+    async def in_time(self, work: Awaitable[Answer]) -> Answer:
+        """What `work` gives within the time for a request.
+
+        Raises:
+            RequestError: as `work`, or that it took too long.
+        """
+        seconds = self.options.request_timeout
+        return await within(seconds, work, RequestError("DEADLINE_EXCEEDED", f"no answer within {seconds:g} s"))
+
+    async def read(self, function: Callable[..., Answer], body: bytes, *arguments: Any, inline: bool = True) -> Answer:
+        """`function(body, *arguments)`, in another process where the body is large, and here only if it may be inline.
+
+        Raises:
+            RequestError: as `function`, or it took too much time or memory.
+        """
+        if len(body) > APART:
+            return await self.readers.run(function, body, *arguments)
+        return await aside(len(body) if inline else APART, function, body, *arguments)
+
+    async def predict(self, version: Version, signature: Signature, arrays: Arrays) -> Arrays:
+        """Runs inputs that fit the signature.
 
         Raises:
             RequestError: an image that no network should see, too many requests, or the network refused it.
         """
-        pixels = await aside(size, check_images, signature, arrays)
+        size, example = size_of(arrays.values()), example_schema()
+        if size > APART and signature.method_name == CLASSIFY:
+            pixels = await self.readers.run(check_images, signature, arrays, example)
+        else:
+            pixels = await aside(size, check_images, signature, arrays, example)
         return await self.batcher.run(version, signature, arrays, pixels)
 
     async def classify(
-        self, version: Version, servable: Servable, name: str, examples: list[bytes], size: int
+        self, version: Version, servable: Servable, name: str, examples: list[bytes]
     ) -> tuple[Array, Array]:
-        """(classes, scores), each (examples, k), of serialized tf.Examples out of a request of `size` bytes.
+        """(classes, scores), each (examples, k), of serialized tf.Examples.
 
         Raises:
             RequestError: the signature is none for classification, or its outputs are not those of one.
@@ -90,7 +114,7 @@ class Service:
             raise invalid("Input is empty.")
         inputs = np.empty(len(examples), object)
         inputs[:] = examples
-        outputs = await self.predict(version, signature, {"inputs": inputs}, size)
+        outputs = await self.predict(version, signature, {"inputs": inputs})
         some = next(iter(outputs.values()))
         if any(output.ndim != 2 or output.shape != some.shape for output in outputs.values()):
             raise invalid("Expected Tensor shape of classes and scores: [batch_size num_classes] each")
@@ -114,4 +138,5 @@ class Service:
         """Waits for what runs and frees the models."""
         await self.batcher.close()
         self.explainer.close()
+        self.readers.close()
         await self.models.close()
