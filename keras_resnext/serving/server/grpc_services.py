@@ -99,7 +99,10 @@ def _services(service: Service, gate: Gate) -> dict[str, dict[str, Handler]]:
             except Exception as error:
                 logger.exception("a request failed")
                 code, message = "INTERNAL", f"the server failed: {type(error).__name__}"
-            # Behind the block: aborting raises, and the error would go along with all that its request held.
+            finally:
+                service.give_back_memory(len(data))
+            # Behind the block and without the data: aborting raises, and the error would keep them.
+            data = b""
             return bytes(await context.abort(grpc.StatusCode[code], message[:LONGEST]))
 
         return handler

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-PIECE = 1 << 14  # bytes that are read of one connection before others have their turn
+PIECE = 1 << 13  # bytes that are read of one connection before others have their turn
 UNTAKEN = 60.0  # seconds for a client to take an answer that is too large for the system's buffers
 
 

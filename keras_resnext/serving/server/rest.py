@@ -1,6 +1,5 @@
 """TF Serving's REST interface (model_servers/http_rest_api_handler.cc), and `:explain`, which is this server's own."""
 
-import asyncio
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from .models import Version
 from .requests import read_classify_body, read_explain_body, read_predict_body, read_regress_body
 from .responses import dump, write_classifications, write_outputs
 from .running import aside
-from .servable import Servable, example_schema, release_memory
+from .servable import Servable, example_schema
 from .service import Service
 from .signature import REGRESS
 from .status import invalid
@@ -19,8 +18,6 @@ from .tensors import size_of
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(_MODEL + r":(?P<call>classify|regress|predict|explain)", re.IGNORECASE)
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE)
-LARGE = 1 << 22  # bytes of a body, after which memory is given back
-SOON = 0.5  # seconds
 MAX_VERSION = 2**63
 
 
@@ -30,7 +27,6 @@ class Rest:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.bodies = Bodies(service.options)
-        self._giving_back = False
 
     async def answer(self, method: str, path: str, headers: Mapping[str, str], receive: Receive) -> bytes:
         """The body of the answer, in JSON.
@@ -43,8 +39,7 @@ class Rest:
                 try:
                     return await self._call(call, headers, receive, body)
                 finally:
-                    if body.size > LARGE:
-                        self._give_back_memory()
+                    self.service.give_back_memory(body.size)
         if method in ("GET", "HEAD"):
             if path.rstrip("/").lower() == "/v1/models":
                 return dump({"models": self._list()})
@@ -54,18 +49,6 @@ class Rest:
             f"Malformed request: {method} {path[:200]}; expected POST /v1/models/NAME[/versions/V|/labels/L]:predict, "
             ":classify or :explain, or GET /v1/models/NAME[/versions/V|/labels/L][/metadata]"
         )
-
-    def _give_back_memory(self) -> None:
-        """Soon, when the request is gone; once for all that come meanwhile."""
-        loop = asyncio.get_running_loop()
-
-        def give_back() -> None:
-            self._giving_back = False
-            loop.run_in_executor(None, release_memory)
-
-        if not self._giving_back:
-            self._giving_back = True
-            loop.call_later(SOON, give_back)
 
     async def _call(self, call: re.Match[str], headers: Mapping[str, str], receive: Receive, body: Body) -> bytes:
         kind = call["call"].lower()

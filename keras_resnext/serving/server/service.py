@@ -15,13 +15,16 @@ from .image_checks import check_images
 from .models import Models, Version
 from .monitoring import Metrics
 from .running import aside, within
-from .servable import Servable, example_schema
+from .servable import Servable, example_schema, release_memory
 from .serve_options import ServeOptions
 from .signature import CLASSIFY, Signature
 from .status import RequestError, invalid
 from .tensors import Array, size_of
 
 Answer = TypeVar("Answer")
+
+LARGE = 1 << 22  # bytes of a request, after which memory is given back
+SOON = 0.5  # seconds
 
 
 class Service:
@@ -40,6 +43,7 @@ class Service:
             queue=options.queue,
         )
         self.explainer = Explainer()
+        self._giving_back = False
         self.readers = Readers(options.request_timeout, options.max_request)
 
     async def counted(self, model: str, api: str, entrypoint: str, work: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -125,6 +129,18 @@ class Service:
     def names_of(servable: Servable, method_name: str) -> list[str]:
         """Signatures for one kind of call."""
         return sorted(name for name, row in servable.signatures.items() if row.method_name == method_name)
+
+    def give_back_memory(self, size: int) -> None:
+        """After a request of `size` bytes: soon, when it is gone, and once for all that come meanwhile."""
+        loop = asyncio.get_running_loop()
+
+        def give_back() -> None:
+            self._giving_back = False
+            loop.run_in_executor(None, release_memory)
+
+        if size > LARGE and not self._giving_back:
+            self._giving_back = True
+            loop.call_later(SOON, give_back)
 
     def gauges(self) -> dict[str, float]:
         """What is so at this moment, for the metrics."""
