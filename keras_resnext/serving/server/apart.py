@@ -25,9 +25,8 @@ from .status import RequestError
 Answer = TypeVar("Answer")
 
 APART = 1 << 18  # bytes of a body from which it is read apart; smaller ones hold the lock for 10 ms at most
-READERS = 2
+MIDDLE = 1 << 22  # bytes from which a body waits for others of its size, and smaller ones do not wait for it
 ROOM, GROWTH = 1 << 30, 48  # memory of a reader: bytes, and bytes for each of the largest body
-WORN = 256 << 20  # bytes after which a reader makes room for a new one
 PIPE = 1 << 20
 HOME = Path(__file__).parents[3]
 START = f"from {__name__} import main; main()"
@@ -44,7 +43,7 @@ class Readers:
 
     def __init__(self, seconds: float, largest: int) -> None:
         self.seconds, self.memory = seconds, ROOM + GROWTH * largest
-        self._pool = ThreadPoolExecutor(READERS, "read")
+        self._small, self._large = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "read-large")
         self._idle: deque[subprocess.Popen[bytes]] = deque()
 
     async def run(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
@@ -54,10 +53,13 @@ class Readers:
             RequestError: as `function`, or the body took too much memory or time.
         """
         loop = asyncio.get_running_loop()
+        bodies = [value for value in arguments if isinstance(value, bytes)]
+        large = sum(map(len, bodies)) > MIDDLE
+        pool = self._large if large else self._small
         given = [pickle.PickleBuffer(value) if isinstance(value, bytes) else value for value in arguments]  # not copied
-        return await loop.run_in_executor(self._pool, self._ask, (function, *given))
+        return await loop.run_in_executor(pool, self._ask, (function, *given), large)
 
-    def _ask(self, call: tuple[Any, ...]) -> Any:
+    def _ask(self, call: tuple[Any, ...], large: bool) -> Any:
         reader = self._idle.pop() if self._idle else self._start()
         assert reader.stdin
         assert reader.stdout
@@ -65,14 +67,14 @@ class Readers:
         timer.start()
         try:
             send(reader.stdin, call)
-            answer, worn = receive(reader.stdout)
+            answer = receive(reader.stdout)
         except (OSError, EOFError):
             end(reader)
             raise RequestError("INTERNAL", "reading the body failed, or took too long") from None
         finally:
             timer.cancel()
-        if worn:
-            end(reader)
+        if large:
+            end(reader)  # with the memory that it has taken
             reader = self._start()  # while nobody waits
         self._idle.append(reader)
         if isinstance(answer, RequestError):
@@ -88,7 +90,8 @@ class Readers:
         )  # fmt: skip
 
     def close(self) -> None:
-        self._pool.shutdown()
+        for pool in (self._small, self._large):
+            pool.shutdown()
         while self._idle:
             end(self._idle.pop())
 
@@ -133,23 +136,20 @@ def _read(stream: IO[bytes], count: int) -> bytes:
 
 
 def main() -> None:
-    """A reader, until nobody asks any more or it is worn."""
+    """A reader, until nobody asks any more."""
     gc.disable()  # what parsers make has no cycles, and looking for some takes longer than parsing
     _limit(int(sys.argv[1]))
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else is printed
-    worn = False
-    while not worn:
+    while True:
         try:
             function, *arguments = receive(source)
         except EOFError:
             return
         answer = answer_of(function, arguments)
         del arguments
-        worn = _peak() > WORN
-        send(sink, (answer, worn))
+        send(sink, answer)
         del answer
-    os._exit(0)
 
 
 def answer_of(function: Callable[..., Any], arguments: list[Any]) -> Any:
@@ -169,11 +169,3 @@ def _limit(memory: int) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-
-
-def _peak() -> int:
-    try:
-        import resource
-    except ImportError:
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
