@@ -24,7 +24,9 @@ from .status import RequestError
 
 Answer = TypeVar("Answer")
 
-APART = 1 << 18  # bytes of a body from which it is read apart; smaller ones hold the lock for 10 ms at most
+# Bytes of a body from which it is read apart: smaller ones hold the lock for 10 ms at most; and of one with examples,
+# each of which takes all that their context has.
+APART, EXAMPLES_APART = 1 << 18, 1 << 13
 MIDDLE = 1 << 22  # bytes from which a body waits for others of its size, and smaller ones do not wait for it
 ROOM, GROWTH = 1 << 30, 48  # memory of a reader: bytes, and bytes for each of the largest body
 PIPE = 1 << 20
@@ -139,6 +141,8 @@ def main() -> None:
     """A reader, until nobody asks any more."""
     gc.disable()  # what parsers make has no cycles, and looking for some takes longer than parsing
     _limit(int(sys.argv[1]))
+    if hasattr(os, "nice"):
+        os.nice(5)  # networks and answers come first
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else is printed
     while True:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from .admission import Gate
+from .apart import APART, EXAMPLES_APART
 from .models import Version
 from .running import aside
 from .servable import Servable
@@ -66,9 +67,9 @@ def _services(service: Service, gate: Gate) -> dict[str, dict[str, Handler]]:
     most = service.options.max_request
 
     async def read(api: str, function: Callable[[bytes, Schema, int], Asked], data: bytes, schema: Schema) -> Asked:
-        started, inline = time.perf_counter(), api == "Predict"
+        started, apart = time.perf_counter(), APART if api == "Predict" else EXAMPLES_APART
         try:
-            return await service.in_time(service.read(function, data, schema, most, inline=inline))
+            return await service.in_time(service.read(function, data, schema, most, most=apart))
         except RequestError as error:
             service.metrics.request("", api, "GRPC", error.code, time.perf_counter() - started)
             raise

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .admission import Bodies, Body, Receive
+from .apart import EXAMPLES_APART
 from .models import Version
 from .requests import read_classify_body, read_explain_body, read_predict_body, read_regress_body
 from .responses import dump, write_classifications, write_outputs
@@ -74,9 +75,8 @@ class Rest:
         return await aside(size_of(outputs.values()), write_outputs, outputs, rows)
 
     async def _classify(self, version: Version, servable: Servable, data: bytes, content_type: str) -> bytes:
-        # Small requests can be much work too: each example takes all that the context has.
-        most, work = self.service.options.max_request, read_classify_body
-        name, examples = await self.service.read(work, data, content_type, example_schema(), most, inline=False)
+        arguments = content_type, example_schema(), self.service.options.max_request
+        name, examples = await self.service.read(read_classify_body, data, *arguments, most=EXAMPLES_APART)
         classes, scores = await self.service.classify(version, servable, name, examples)
         return await aside(size_of((classes, scores)), write_classifications, classes, scores)
 

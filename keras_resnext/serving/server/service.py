@@ -75,15 +75,15 @@ class Service:
         seconds = self.options.request_timeout
         return await within(seconds, work, RequestError("DEADLINE_EXCEEDED", f"no answer within {seconds:g} s"))
 
-    async def read(self, function: Callable[..., Answer], body: bytes, *arguments: Any, inline: bool = True) -> Answer:
-        """`function(body, *arguments)`, in another process where the body is large, and here only if it may be inline.
+    async def read(self, function: Callable[..., Answer], body: bytes, *arguments: Any, most: int = APART) -> Answer:
+        """`function(body, *arguments)`, in another process where the body is larger than `most` bytes.
 
         Raises:
             RequestError: as `function`, or it took too much time or memory.
         """
-        if len(body) > APART:
+        if len(body) > most:
             return await self.readers.run(function, body, *arguments)
-        return await aside(len(body) if inline else APART, function, body, *arguments)
+        return await aside(len(body), function, body, *arguments)
 
     async def predict(self, version: Version, signature: Signature, arrays: Arrays) -> Arrays:
         """Runs inputs that fit the signature.
