@@ -36,7 +36,7 @@ from PIL import Image
 PREDICT, CLASSIFY = f"/v1/models/{NAME}:predict", f"/v1/models/{NAME}:classify"
 LARGE = 31_000_000
 REFUSED = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "NOT_FOUND")
-BUSY = (503, 504)
+BUSY = (503, 504, "UNAVAILABLE", "DEADLINE_EXCEEDED")
 WARM = 1000  # good requests before it counts: memory grows to where two versions and all threads have theirs
 PATIENCE = 0.1  # seconds
 
@@ -253,7 +253,7 @@ def run(base: Path, options: argparse.Namespace) -> dict[str, Any]:
                 outcomes[outcome] += 1
                 kinds[kind] += 1
                 if outcome in ("bad wrong", "good failed"):
-                    failures.append(f"{kind}: {code} {text[:200]}")
+                    failures.append(f"{outcome}: {kind}: {code} {text[:200]}")
 
     context, stop = multiprocessing.get_context("spawn"), threading.Event()
     stopped, results = context.Event(), context.Queue()
@@ -300,7 +300,7 @@ def run(base: Path, options: argparse.Namespace) -> dict[str, Any]:
         "memory MB before, after": [round(before), round(after), f"{100 * after / before - 100:+.1f} %"],
         "lines on models.config, in all": [sum("models.config" in line for line in log), len(log)],
         "exit code after SIGTERM": code,
-        "examples of failures": failures[:5],
+        "examples of failures": sorted(failures, reverse=True)[:5],
     }
 
 

@@ -112,7 +112,7 @@ def test_a_reader_that_dies_is_one_request_s_error():
         try:
             for function, argument, code in (
                 (os.abort, None, "INTERNAL"),
-                (time.sleep, 30, "INTERNAL"),
+                (time.sleep, 30, "DEADLINE_EXCEEDED"),
                 (bytearray, 4 << 30, "RESOURCE_EXHAUSTED"),
                 (len, 3, "INTERNAL"),
             ):

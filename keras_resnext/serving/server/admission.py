@@ -76,7 +76,8 @@ class Body:
         self.bodies.held += count
         if self.size > self.bodies.largest:
             raise self._too_large()
-        if self.bodies.held > self.bodies.total:
+        large = self.size > self.bodies.largest // BODIES
+        if self.bodies.held > self.bodies.total - (self.bodies.largest if large else 0):  # small ones still get in
             text = f"requests of {self.bodies.total >> 20} MB in all are being read already; try again later"
             raise RequestError("UNAVAILABLE", text)
 

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -67,12 +68,15 @@ class Readers:
         assert reader.stdout
         timer = threading.Timer(self.seconds, reader.kill)
         timer.start()
+        started = time.monotonic()
         try:
             send(reader.stdin, call)
             answer = receive(reader.stdout)
         except (OSError, EOFError):
             end(reader)
-            raise RequestError("INTERNAL", "reading the body failed, or took too long") from None
+            if time.monotonic() - started >= self.seconds:
+                raise RequestError("DEADLINE_EXCEEDED", f"the body was not read within {self.seconds:g} s") from None
+            raise RequestError("INTERNAL", "reading the body failed: it ended the process that reads") from None
         finally:
             timer.cancel()
         if large:
