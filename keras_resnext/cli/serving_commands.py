@@ -56,10 +56,11 @@ def serve(
     New versions are picked up while it runs. It is made for a desk; production is TF Serving's, which the same base
     and the same clients work with.
     """
-    from ..serving.server.launch import check_installed
+    from ..serving.server.launch import check_installed, use_system_allocator
     from ..serving.server.launch import serve as run
 
     check_installed(options)
+    use_system_allocator()
     folder = Path(base)
     if folder.is_dir():
         if exported != ModelOptions():

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import gzip
 import logging
+import os
 import socket
 import threading
 import time
@@ -13,12 +14,15 @@ import weakref
 import numpy as np
 import pytest
 
+from keras_resnext.serving.server.apart import Readers
 from keras_resnext.serving.server.models import Models
+from keras_resnext.serving.server.responses import write_outputs
 from keras_resnext.serving.server.running import within
 from keras_resnext.serving.server.servable import Servable
 from keras_resnext.serving.server.signature import Signature
 from keras_resnext.serving.server.status import RequestError, invalid
 from keras_resnext.serving.server.tensors import MOST_ROWS, TensorSpec, shown
+from keras_resnext.serving.server.wire import _KINDS, STRING, read_predict, schema_of
 from tests.serving.material import ASK_BYTES, NET, b64
 
 BYTES = "serving_bytes"
@@ -52,28 +56,74 @@ def test_what_a_refused_request_held_is_free_at_once(seconds):
         gc.enable()
 
 
-def test_bystanders_do_not_notice_rows_by_the_million(plain):
-    """Of a small packed body; while it is looked at, the status is answered."""
-    body = b'{"signature_name":"serving_bytes","instances":[' + b",".join([b'{"b64":""}'] * 400_000) + b"]}"
-    answers, waits = [], []
+def rows_by_the_million():
+    return b'{"signature_name":"serving_bytes","instances":[' + b",".join([b'{"b64":""}'] * 400_000) + b"]}"
+
+
+def numbers_by_the_million():
+    return b'{"instances":[' + b"1.5," * 7_000_000 + b"1]}"
+
+
+ATTACKS = {  # path, headers, body, what the answer says
+    "rows": (
+        ":predict", {"content-encoding": "gzip"}, lambda: gzip.compress(rows_by_the_million()),
+        "a request of over 131072 objects; expected at most 16384 rows",
+    ),
+    "numbers": (":predict", {}, numbers_by_the_million, "a request of 7000001 rows; expected at most 16384"),
+    "chunks": (":predict", {}, lambda: iter([b" "] * 60_000), "Expecting value"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_bystanders_do_not_notice(plain, attack):
+    """While it is looked at, the status is answered: no wait is as long as half of what the attack takes."""
+    call, headers, body, message = ATTACKS[attack]
+    answers, waits, data = [], [], body()
     assert plain.ask(NET)[0] == 200
-    attack = threading.Thread(
-        target=lambda: answers.append(plain.ask(f"{NET}:predict", gzip.compress(body), {"content-encoding": "gzip"}))
-    )
-    attack.start()
-    while attack.is_alive():
+    thread = threading.Thread(target=lambda: answers.append(plain.ask(NET + call, data, headers)))
+    began = time.monotonic()
+    thread.start()
+    while thread.is_alive():
         started = time.monotonic()
         assert plain.ask(NET)[0] == 200
         waits.append(time.monotonic() - started)
-    assert answers[0][:2] == (400, {"error": "a request of over 131072 objects; expected at most 16384 rows"})
+    took = time.monotonic() - began
+    assert answers[0][0] == 400
+    assert message in answers[0][1]["error"]
+    assert max(waits) < max(took / 2, 0.2), "the server stood still"
+
+
+def test_rows_and_contexts_are_bounded(plain):
     rows = plain.ask(f"{NET}:predict", {"signature_name": BYTES, "inputs": [""] * 20_000})[1]
     assert rows == {"error": f"a request of 20000 rows; expected at most {MOST_ROWS}"}
-    assert max(waits) < 3, "the loop stood still"
-    status, answer, _ = plain.ask(
-        f"{NET}:classify",
-        {"signature_name": "classify", "context": {"c": "x" * (1 << 20)}, "examples": [{}] * 100},
-    )
-    assert (status, "examples of over" in answer["error"]) == (400, True)
+    started = time.monotonic()
+    for context, count in (("x" * (1 << 20), 100), ([1] * 8000, 8000)):
+        body = {"signature_name": "classify", "context": {"c": context}, "examples": [{}] * count}
+        status, answer, _ = plain.ask(f"{NET}:classify", body)
+        assert (status, "examples of over" in answer["error"]) == (400, True)
+    assert time.monotonic() - started < 5
+
+
+def test_a_reader_that_dies_is_one_request_s_error():
+    """What ends it, and what its next request gets."""
+
+    async def ask():
+        readers = Readers(1.0, 1 << 20)
+        try:
+            for function, argument, code in (
+                (os.abort, None, "INTERNAL"),
+                (time.sleep, 30, "DEADLINE_EXCEEDED"),
+                (bytearray, 4 << 30, "RESOURCE_EXHAUSTED"),
+                (len, 3, "INTERNAL"),
+            ):
+                with pytest.raises(RequestError) as error:
+                    await readers.run(function, *(() if argument is None else (argument,)))
+                assert error.value.code == code
+                assert await readers.run(len, bytes(1 << 20)) == 1 << 20
+        finally:
+            readers.close()
+
+    asyncio.run(ask())
 
 
 def test_a_message_does_not_write_all_that_it_shows_the_beginning_of():
@@ -161,7 +211,7 @@ def test_grpc_tensors_hold_what_they_promise(plain):
         ("net", "images", "serving_default", tensor(1, (2**40, 32, 32, 3), float_val=1.0), "rows; expected at most"),
         ("net", "images", "serving_default", tensor(1, (9000, 32, 32, 3), float_val=1.0), "is larger than 33554432"),
         ("net", "images", "serving_default", tensor(1, (-1, 32, 32, 3), float_val=1.0), "must have a shape"),
-        ("net", "images", "serving_default", tensor(1, (2**30,) * 9, float_val=1.0), "has shape"),
+        ("net", "images", "serving_default", tensor(1, (1, *(2**30,) * 8), float_val=1.0), "is larger"),
         ("net", "images", "serving_default", tensor(1, (2, 32, 32, 3), tensor_content=b"1234"), "is no tensor"),
         ("net", "image_bytes", BYTES, tensor(7, (10_000,), string_val=b"x"), "has 1 strings; expected 10000"),
         ("net", "image_bytes", BYTES, tensor(77, (1,)), "is no tensor"),
@@ -184,6 +234,35 @@ def test_grpc_tensors_hold_what_they_promise(plain):
         fine.model_spec.name = "slow"
         assert len(tf.make_ndarray(stub.Predict(fine, timeout=20).outputs["y"])) == 3, "one value for all is a tensor"
     assert time.monotonic() - started < 10
+
+
+def test_tensors_are_read_as_tensorflow_reads_them():
+    tf = pytest.importorskip("tensorflow")
+    pb2 = pytest.importorskip("tensorflow_serving.apis.predict_pb2")
+    schema, numbers = schema_of(pb2.PredictRequest), np.arange(6).reshape(2, 3)
+    for kind, dtype in ((k, tf.dtypes.as_dtype(k)) for k in _KINDS if k != STRING):
+        full = tf.make_tensor_proto(numbers.astype(dtype.as_numpy_dtype))
+        listed = tf.make_tensor_proto(numbers.flat[1], dtype, shape=(2, 3))  # one value for all
+        none = tf.make_tensor_proto(np.zeros((0, 3), dtype.as_numpy_dtype))
+        for proto in (full, listed, none):
+            data = pb2.PredictRequest(inputs={"x": proto}).SerializeToString()
+            found, expected = read_predict(data, schema, 1 << 20).inputs["x"], tf.make_ndarray(proto)
+            assert (found.dtype, found.shape) == (expected.dtype, expected.shape), kind
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_large_answers_are_written_as_small_ones(monkeypatch):
+    arrays = {
+        "a": np.random.default_rng(0).normal(size=(3, 4, 50)).astype("f4"),
+        "b": np.array([[b"x"], [b"y"], [b"z"]]),
+    }
+    for outputs in (arrays, {"a": arrays["a"]}, {"b": arrays["b"]}):
+        for rows in (False, True):
+            monkeypatch.undo()
+            whole = write_outputs(outputs, rows)
+            monkeypatch.setattr("keras_resnext.serving.server.responses.SMALL", 0)
+            monkeypatch.setattr("keras_resnext.serving.server.responses.PIECE", 20)
+            assert write_outputs(outputs, rows) == whole
 
 
 def test_pages_from_elsewhere_may_not_post(plain):

@@ -1,5 +1,6 @@
 """What may come in: how large, how slow, from whom."""
 
+import asyncio
 import hmac
 import ipaddress
 import zlib
@@ -7,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from .running import aside, within
+from .running import within
 from .serve_options import BODIES, ServeOptions
 from .status import RequestError, invalid
 
@@ -56,7 +57,7 @@ class Body:
             return data
         if encoding not in ("gzip", "x-gzip"):
             raise RequestError("INVALID_ARGUMENT", f"Content-Encoding {encoding[:40]!r} must be gzip or none", 415)
-        return await aside(len(data), self._unpack, data)
+        return await asyncio.to_thread(self._unpack, data)  # a few bytes can be many
 
     async def _collect(self, receive: Receive) -> bytes:
         pieces = []
@@ -75,7 +76,8 @@ class Body:
         self.bodies.held += count
         if self.size > self.bodies.largest:
             raise self._too_large()
-        if self.bodies.held > self.bodies.total:
+        large = self.size > self.bodies.largest // BODIES
+        if self.bodies.held > self.bodies.total - (self.bodies.largest if large else 0):  # small ones still get in
             text = f"requests of {self.bodies.total >> 20} MB in all are being read already; try again later"
             raise RequestError("UNAVAILABLE", text)
 

@@ -9,6 +9,7 @@ from .responses import BYTES_SUFFIX
 from .signature import CLASSIFY, Signature
 from .status import invalid
 from .tensors import Array
+from .wire import Schema, message_class
 
 EXPORTED = ("serving_bytes", "classify")  # signatures of this project's exports, which decode FORMATS and no others
 MOST_PARTS = 65536  # of a file before its size
@@ -19,10 +20,10 @@ _BARE = {0x01, *range(0xD0, 0xD8)}  # JPEG's markers without a length
 _FEATURE = "image/encoded"  # of a tf.Example
 
 
-def find_images(signature: Signature, arrays: Mapping[str, Array]) -> list[bytes]:
+def find_images(signature: Signature, arrays: Mapping[str, Array], example: Schema) -> list[bytes]:
     """The strings that are images: those of inputs called `…_bytes`, or in the tf.Examples of a classify request."""
     if signature.method_name == CLASSIFY and "inputs" in arrays:
-        return [image for data in arrays["inputs"].ravel() for image in _in_example(data)]
+        return [image for data in arrays["inputs"].ravel() for image in _in_example(data, example)]
     return [
         data
         for name, array in arrays.items()
@@ -31,17 +32,16 @@ def find_images(signature: Signature, arrays: Mapping[str, Array]) -> list[bytes
     ]
 
 
-def _in_example(data: bytes) -> list[bytes]:
-    import tensorflow as tf
+def _in_example(data: bytes, example: Schema) -> list[bytes]:
     from google.protobuf.message import DecodeError
 
     try:
-        return list(tf.train.Example.FromString(data).features.feature[_FEATURE].bytes_list.value)
+        return list(message_class(example).FromString(data).features.feature[_FEATURE].bytes_list.value)
     except DecodeError:
         return []
 
 
-def check_images(signature: Signature, arrays: Mapping[str, Array]) -> int:
+def check_images(signature: Signature, arrays: Mapping[str, Array], example: Schema) -> int:
     """How many pixels the images of a request have in all, by their headers alone: no decoder sees them.
 
     Raises:
@@ -49,7 +49,7 @@ def check_images(signature: Signature, arrays: Mapping[str, Array]) -> int:
             format than an export decodes.
     """
     total = 0
-    for number, data in enumerate(find_images(signature, arrays)):
+    for number, data in enumerate(find_images(signature, arrays, example)):
         if not is_listed(data) and (signature.name in EXPORTED or data.startswith(PNG)):
             raise invalid(f"image {number} is {describe_unlisted(data)}")
         total += _pixels(data)
@@ -82,11 +82,11 @@ def _in_jpeg(data: bytes) -> int:
     at = 2
     for _ in range(MOST_PARTS):
         at = data.find(b"\xff", at)
-        marker = _NOT_FILL.search(data, at) if at >= 0 else None
+        marker = _NOT_FILL.search(data, at, at + MOST_PARTS) if at >= 0 else None
+        if marker is None and 0 <= at < len(data) - MOST_PARTS:
+            raise invalid(f"a JPEG with {MOST_PARTS} bytes of filling")
         if marker is None or data[marker.start()] in (0xD9, 0xDA):  # the end, or the pixels
             return 0
-        if marker.start() - at > MOST_PARTS:
-            raise invalid(f"a JPEG with over {MOST_PARTS} bytes of filling")
         at, kind = marker.end(), data[marker.start()]
         if kind in _FRAMES and len(data) >= at + 7:
             height, width = struct.unpack_from(">HH", data, at + 3)

@@ -19,8 +19,68 @@ from .tensors import (
     shown,
     to_array,
 )
+from .wire import Schema, message_class, with_context
 
 MOST_OBJECTS = 8 * MOST_ROWS  # in the document of a request
+
+
+EXPLAIN_FIELDS = ("image_bytes", "layer", "class", "method")
+
+
+def read_predict_body(
+    body: bytes, content_type: str, specs: Mapping[str, Mapping[str, TensorSpec]]
+) -> tuple[str, dict[str, Array], bool]:
+    """(signature's name, its inputs, whether they came as rows) of a predict request.
+
+    Args:
+        body, content_type: the request's.
+        specs: inputs by signature; another signature gets none.
+
+    Raises:
+        RequestError: it does not fit `specs`.
+    """
+    document = parse_json(body, content_type)
+    name = read_signature_name(document)
+    return (name, *read_inputs(document, specs[name])) if name in specs else (name, {}, False)
+
+
+def read_classify_body(body: bytes, content_type: str, example: Schema, most: int) -> tuple[str, list[bytes]]:
+    """(signature's name, serialized tf.Examples of at most `most` bytes in all) of a classify request.
+
+    Raises:
+        RequestError: there are none, they are too many or too large, or one is malformed.
+    """
+    document = parse_json(body, content_type)
+    return read_signature_name(document), read_examples(document, example, most)
+
+
+def read_regress_body(body: bytes, content_type: str) -> str:
+    """The signature's name in a request that gets no other answer than what this signature is for."""
+    return read_signature_name(parse_json(body, content_type))
+
+
+def read_explain_body(body: bytes, content_type: str) -> dict[str, Any]:
+    """The fields of an explain request, the image as bytes.
+
+    Raises:
+        RequestError: there is no image, or a field that none is.
+    """
+    document = parse_json(body, content_type)
+    if unknown := sorted(document.keys() - set(EXPLAIN_FIELDS)):
+        raise invalid(f"{unknown[0]!r:.100} is no field of :explain; expected {', '.join(EXPLAIN_FIELDS)}")
+    for name in ("layer", "method"):
+        if not isinstance(document.get(name, ""), str):
+            raise invalid(f"{name!r} must be a text")
+    given, index = document.get("image_bytes"), document.get("class")
+    if not (index is None or type(index) is int):
+        raise invalid(f"class={shown(index)} must be an integer")
+    text = given.get("b64") if isinstance(given, dict) else None
+    if not isinstance(text, str):
+        raise invalid('expected {"image_bytes": {"b64": "…"}}, the image\'s bytes in base64')
+    data = decode_base64(text)
+    if data is None:
+        raise invalid("Unable to base64 decode")
+    return {**document, "image_bytes": data}
 
 
 def parse_json(body: bytes, content_type: str = "") -> dict[str, Any]:
@@ -142,11 +202,12 @@ def _read_rows(instances: Any, specs: Mapping[str, TensorSpec]) -> dict[str, Any
     return {name: [row[name] for row in instances] for name in specs}
 
 
-def read_examples(document: Mapping[str, Any], most: int) -> list[bytes]:
+def read_examples(document: Mapping[str, Any], example: Schema, most: int) -> list[bytes]:
     """The serialized tf.Examples of a classify request; what `context` holds is in each of them.
 
     Args:
         document: the request.
+        example: of tf.Example.
         most: bytes that all of them may take.
 
     Raises:
@@ -162,28 +223,19 @@ def read_examples(document: Mapping[str, Any], most: int) -> list[bytes]:
     if not examples:
         raise invalid(f"JSON Value: {shown(document)} 'examples' value is an empty array")
     check_rows(len(examples))
-    context, found, left = document.get("context", {}), list[bytes](), most
-    for example in examples:
-        found.append(_to_example(context, example))
-        left -= len(found[-1])
-        if left < 0:
-            raise invalid(f"examples of over {most} bytes, the context in each of them")
-    return found
+    context = _to_example(document.get("context", {}), example)
+    return with_context(context, [_to_example(given, example) for given in examples], most)
 
 
-def _to_example(context: Any, features: Any) -> bytes:
-    import tensorflow as tf
-
-    example = tf.train.Example()
-    for given in (context, features):
-        if not isinstance(given, dict):
-            raise invalid(f"Example must be JSON object but got JSON {json_type(given)}")
-        for name, content in given.items():
-            feature = tf.train.Feature()
-            for value in content if isinstance(content, list) else [content]:
-                _add_value(feature, name, value)
-            example.features.feature[name].CopyFrom(feature)
-    return bytes(example.SerializeToString())
+def _to_example(features: Any, schema: Schema) -> Any:
+    if not isinstance(features, dict):
+        raise invalid(f"Example must be JSON object but got JSON {json_type(features)}")
+    example = message_class(schema)()
+    for name, content in features.items():
+        feature = example.features.feature[name]
+        for value in content if isinstance(content, list) else [content]:
+            _add_value(feature, name, value)
+    return example
 
 
 def _add_value(feature: Any, name: str, value: Any) -> None:

@@ -1,15 +1,16 @@
 """Answers in JSON, as TF Serving writes them (util/json_tensor.cc)."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import orjson
 
 from .status import invalid
-from .tensors import Array
+from .tensors import PIECE, Array, size_of
 
+SMALL = 1 << 20  # bytes of outputs that are written at once
 BYTES_SUFFIX = "_bytes"  # names whose strings are bytes
 
 
@@ -21,7 +22,7 @@ def write_outputs(outputs: Mapping[str, Array], rows: bool) -> bytes:
     """
     if not rows:
         columns: Any = {name: _jsonable(name, outputs[name]) for name in sorted(outputs)}
-        return dump({"outputs": columns if len(columns) > 1 else next(iter(columns.values()))})
+        return dump_in_pieces({"outputs": columns if len(columns) > 1 else next(iter(columns.values()))}, outputs)
     batch = None
     for name in sorted(outputs):
         if outputs[name].ndim == 0:
@@ -32,9 +33,9 @@ def write_outputs(outputs: Mapping[str, Array], rows: bool) -> bytes:
         batch = size
     values = {name: _jsonable(name, outputs[name]) for name in sorted(outputs)}
     if len(values) == 1:
-        return dump({"predictions": next(iter(values.values()))})
+        return dump_in_pieces({"predictions": next(iter(values.values()))}, outputs)
     predictions = [{name: value[row] for name, value in values.items()} for row in range(batch or 0)]
-    return dump({"predictions": predictions})
+    return dump_in_pieces({"predictions": predictions}, outputs)
 
 
 def write_classifications(classes: Array, scores: Array) -> bytes:
@@ -46,6 +47,29 @@ def write_classifications(classes: Array, scores: Array) -> bytes:
 def dump(value: Any) -> bytes:
     """JSON in which a float32 is the shortest decimal that reads as the same float32; NaN as TF Serving writes it."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def dump_in_pieces(value: Any, outputs: Mapping[str, Array]) -> bytes:
+    """What `dump` gives, of outputs that may be large: between two pieces other threads may go on."""
+    return dump(value) if size_of(outputs.values()) <= SMALL else b"".join(_pieces(value))
+
+
+def _pieces(value: Any) -> Iterator[bytes]:
+    if isinstance(value, dict):
+        yield b"{"
+        for number, (key, item) in enumerate(value.items()):
+            yield b"," * (number > 0) + orjson.dumps(key) + b":"
+            yield from _pieces(item)
+        yield b"}"
+    elif (isinstance(value, list) and value and isinstance(value[0], (list, dict))) or (
+        isinstance(value, np.ndarray) and value.size > PIECE
+    ):
+        for number, item in enumerate(value):
+            yield b"," if number else b"["
+            yield from _pieces(item)
+        yield b"]"
+    else:
+        yield dump(value)
 
 
 def _jsonable(name: str, array: Array) -> Any:

@@ -1,26 +1,24 @@
 """TF Serving's REST interface (model_servers/http_rest_api_handler.cc), and `:explain`, which is this server's own."""
 
-import asyncio
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from .admission import Bodies, Body, Receive
+from .apart import EXAMPLES_APART
 from .models import Version
-from .requests import parse_json, read_examples, read_inputs, read_signature_name
+from .requests import read_classify_body, read_explain_body, read_predict_body, read_regress_body
 from .responses import dump, write_classifications, write_outputs
 from .running import aside
-from .servable import Servable, release_memory
+from .servable import Servable, example_schema
 from .service import Service
 from .signature import REGRESS
 from .status import invalid
-from .tensors import Array
+from .tensors import size_of
 
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(_MODEL + r":(?P<call>classify|regress|predict|explain)", re.IGNORECASE)
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE)
-LARGE = 1 << 22  # bytes of a body, after which memory is given back
-SOON = 0.5  # seconds
 MAX_VERSION = 2**63
 
 
@@ -30,7 +28,6 @@ class Rest:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.bodies = Bodies(service.options)
-        self._giving_back = False
 
     async def answer(self, method: str, path: str, headers: Mapping[str, str], receive: Receive) -> bytes:
         """The body of the answer, in JSON.
@@ -43,8 +40,7 @@ class Rest:
                 try:
                     return await self._call(call, headers, receive, body)
                 finally:
-                    if body.size > LARGE:
-                        self._give_back_memory()
+                    self.service.give_back_memory(body.size)
         if method in ("GET", "HEAD"):
             if path.rstrip("/").lower() == "/v1/models":
                 return dump({"models": self._list()})
@@ -54,18 +50,6 @@ class Rest:
             f"Malformed request: {method} {path[:200]}; expected POST /v1/models/NAME[/versions/V|/labels/L]:predict, "
             ":classify or :explain, or GET /v1/models/NAME[/versions/V|/labels/L][/metadata]"
         )
-
-    def _give_back_memory(self) -> None:
-        """Soon, when the request is gone; once for all that come meanwhile."""
-        loop = asyncio.get_running_loop()
-
-        def give_back() -> None:
-            self._giving_back = False
-            loop.run_in_executor(None, release_memory)
-
-        if not self._giving_back:
-            self._giving_back = True
-            loop.call_later(SOON, give_back)
 
     async def _call(self, call: re.Match[str], headers: Mapping[str, str], receive: Receive, body: Body) -> bytes:
         kind = call["call"].lower()
@@ -79,31 +63,32 @@ class Rest:
         async def work() -> bytes:
             version = self.service.models.find(call["model"], number, call["label"])
             with self.service.models.using(version) as servable:
-                document = await aside(len(data), parse_json, data, content_type)
-                return await handler(version, servable, document, len(data))
+                return await handler(version, servable, data, content_type)
 
         return await self.service.counted(call["model"], kind.capitalize(), "REST", work)
 
-    async def _predict(self, version: Version, servable: Servable, document: dict[str, Any], size: int) -> bytes:
-        signature = servable.signature(read_signature_name(document))
-        arrays, rows = await aside(size, read_inputs, document, signature.inputs)
-        outputs = await self.service.predict(version, signature, arrays, size)
-        return await aside(_size(outputs.values()), write_outputs, outputs, rows)
+    async def _predict(self, version: Version, servable: Servable, data: bytes, content_type: str) -> bytes:
+        specs = {name: signature.inputs for name, signature in servable.signatures.items()}
+        name, arrays, rows = await self.service.read(read_predict_body, data, content_type, specs)
+        signature = servable.signature(name)
+        outputs = await self.service.predict(version, signature, arrays)
+        return await aside(size_of(outputs.values()), write_outputs, outputs, rows)
 
-    async def _classify(self, version: Version, servable: Servable, document: dict[str, Any], size: int) -> bytes:
-        name = read_signature_name(document)
-        examples = await aside(size, read_examples, document, self.service.options.max_request)
-        classes, scores = await self.service.classify(version, servable, name, examples, size)
-        return await aside(_size((classes, scores)), write_classifications, classes, scores)
+    async def _classify(self, version: Version, servable: Servable, data: bytes, content_type: str) -> bytes:
+        arguments = content_type, example_schema(), self.service.options.max_request
+        name, examples = await self.service.read(read_classify_body, data, *arguments, most=EXAMPLES_APART)
+        classes, scores = await self.service.classify(version, servable, name, examples)
+        return await aside(size_of((classes, scores)), write_classifications, classes, scores)
 
-    async def _regress(self, version: Version, servable: Servable, document: dict[str, Any], size: int) -> bytes:
-        signature = servable.signature(read_signature_name(document))
+    async def _regress(self, version: Version, servable: Servable, data: bytes, content_type: str) -> bytes:
+        signature = servable.signature(await self.service.read(read_regress_body, data, content_type))
         raise invalid(
             f"Expected regression signature method_name to be {REGRESS}. Was: {signature.method_name}; use :predict or "
             ":classify"
         )
 
-    async def _explain(self, version: Version, servable: Servable, document: dict[str, Any], size: int) -> bytes:
+    async def _explain(self, version: Version, servable: Servable, data: bytes, content_type: str) -> bytes:
+        document = await self.service.read(read_explain_body, data, content_type)
         return dump(await self.service.explainer.explain(version, servable, document))
 
     def _look(self, look: re.Match[str]) -> bytes:
@@ -167,7 +152,3 @@ def _version(text: str | None) -> int | None:
     if int(text) >= MAX_VERSION:
         raise invalid(f"Failed to convert version: {text[:40]} to numeric.")
     return int(text)
-
-
-def _size(arrays: Iterable[Array]) -> int:
-    return sum(array.nbytes for array in arrays)

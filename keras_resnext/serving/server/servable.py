@@ -6,16 +6,19 @@ import gc
 import re
 import threading
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from ...export.warmup_requests import read_warmup
 from ..model_base import read_manifest
+from .apart import APART
 from .image_checks import explain_refusal, find_images
-from .signature import Signature, read_signature
+from .signature import CLASSIFY, Signature, read_signature
 from .status import CODES, RequestError
-from .tensors import Array
+from .tensors import SHOWN, Array, size_of
+from .wire import Schema, schema_of
 
 
 class Servable:
@@ -55,7 +58,7 @@ class Servable:
         if name not in self.signatures:
             raise RequestError(
                 "INVALID_ARGUMENT",
-                f'Serving signature name: "{name}" not found in signature def; there are '
+                f'Serving signature name: "{name[:SHOWN]}" not found in signature def; there are '
                 f"{', '.join(sorted(self.signatures))}",
             )
         return self.signatures[name]
@@ -73,10 +76,10 @@ class Servable:
         except tf.errors.OpError as error:
             code, message = CODES.get(error.error_code, "UNKNOWN"), _first_line(error.message)
             if code == "INVALID_ARGUMENT":
-                message = explain_refusal(find_images(signature, arrays), message)
+                message = _explain(signature, arrays, message)
             raise RequestError(code, message) from None
         except UnicodeDecodeError:  # TensorFlow's message repeats bytes of the request
-            message = explain_refusal(find_images(signature, arrays), "the network refused the inputs")
+            message = _explain(signature, arrays, "the network refused the inputs")
             raise RequestError("INVALID_ARGUMENT", message) from None
         except Exception as error:
             raise RequestError("INTERNAL", f"the network failed: {type(error).__name__}: {error!s:.200}") from None
@@ -103,6 +106,19 @@ class Servable:
         del self._session
         gc.collect()
         release_memory()
+
+
+@lru_cache(1)
+def example_schema() -> Schema:
+    """Of tf.Example."""
+    import tensorflow as tf
+
+    return schema_of(tf.train.Example)
+
+
+def _explain(signature: Signature, arrays: Mapping[str, Array], message: str) -> str:
+    large = signature.method_name == CLASSIFY and size_of(arrays.values()) > APART  # they would have to be parsed again
+    return message if large else explain_refusal(find_images(signature, arrays, example_schema()), message)
 
 
 def release_memory() -> None:

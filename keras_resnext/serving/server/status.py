@@ -28,6 +28,9 @@ class RequestError(Exception):
         self.code, self.message = code, message
         self.http_status = http_status or HTTP_STATUS[code]
 
+    def __reduce__(self) -> tuple[type["RequestError"], tuple[str, str, int]]:
+        return RequestError, (self.code, self.message, self.http_status)  # from another process
+
 
 def invalid(message: str) -> RequestError:
     return RequestError("INVALID_ARGUMENT", message)

@@ -6,7 +6,7 @@ Stricter in one point: numbers that are not finite are refused, where TF Serving
 import binascii
 import json
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -148,6 +148,11 @@ def decode_base64(text: str) -> bytes | None:
         return binascii.a2b_base64(data + b"=" * missing, strict_mode=True)
     except (binascii.Error, ValueError):
         return None
+
+
+def size_of(arrays: Iterable[Array]) -> int:
+    """Bytes of all values, of strings too."""
+    return sum(sum(map(len, array.flat)) if array.dtype.kind == "O" else array.nbytes for array in arrays)
 
 
 def check_rows(count: int) -> None:
