@@ -13,6 +13,7 @@ from rich.console import Console
 from ..files import placed_whole
 from ..preprocessing import check_depth, open_image
 from ..progress import Bar
+from ..terminal import printable
 from .listing import Listing
 
 LARGEST_SHARE = 0.01  # of all images that may be skipped
@@ -116,7 +117,7 @@ def leave_out_unreadable(
         with placed_whole(memory) as aside:
             aside.write_bytes(json.dumps({**known, key: problems}, indent=2).encode("utf-8", "surrogateescape"))
     for image, reason in skipped:
-        console.print(f"left out: {image}: {reason}", markup=False, soft_wrap=True)
+        console.print(printable(f"left out: {image}: {reason}"), markup=False, soft_wrap=True)
     return kept
 
 

@@ -2,13 +2,12 @@
 
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..claims import claimed
 from ..export.models_config import (
     FILE,
     ModelConfig,
@@ -181,11 +180,10 @@ def remove_version(version: str | os.PathLike[str], *, force: bool = False) -> N
             raise ValueError(f"version {number} of {name} is the one that is served; --force removes it all the same")
     for label in labels:
         label_version(folder, label, None)
-    aside = folder / f".removed-{secrets.token_hex(6)}"
-    os.rename(folder / str(number), aside)  # in one step: nobody loads half a version
-    if set(present) <= {number}:
-        update_config(folder.parent, lambda text: without_model(text, folder.name), create=False)
-    shutil.rmtree(aside)
+    with claimed(folder) as prefix:
+        os.rename(folder / str(number), folder / f"{prefix}removed")  # in one step: nobody loads half a version
+        if set(present) <= {number}:
+            update_config(folder.parent, lambda text: without_model(text, folder.name), create=False)
 
 
 def label_version(target: str | os.PathLike[str], label: str, version: int | None) -> dict[str, int]:
