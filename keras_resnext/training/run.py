@@ -100,6 +100,8 @@ def train(
     size = told.validation_size or model.inputs[0].shape[1] or preprocessing.size
     run = describe_run(model, training, validation, recipe, replace(told, validation_size=size))
     before, saved = find_checkpoint(folder, run)
+    if saved:
+        saved.check_progress(plan.steps_per_epoch, recipe.epochs)
     board = open_board(folder / BOARD) if told.tensorboard and not shard[0] else None
     if shard[0]:  # the first process speaks and writes for all
         console = Console(quiet=True)
