@@ -118,7 +118,7 @@ def ls(
             f"{'*' if row.served else ''}{row.version}",
             f"{row.size / 1e6:.1f} MB",
             row.created[:10],
-            f"{top1:.2f}" if isinstance(top1, int | float) else "",
+            f"{top1:.2f}" if isinstance(top1, int | float) and 0 <= top1 <= 100 else "",
             escape(printable(", ".join(row.labels))),
             escape(printable(row.hashes or "not checked")),
             escape(printable(row.source)),

@@ -106,7 +106,7 @@ def read_manifest(version: Path) -> dict[str, Any]:
     """What an export records of itself; empty where it records nothing that can be read."""
     try:
         facts = json.loads((version / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 
