@@ -41,6 +41,12 @@ def claimed(folder: Path) -> Iterator[str]:
     prefix, handle = _claim(folder)
     try:
         yield prefix
+    except OSError as error:
+        if error.filename is None and error.errno:
+            error.filename = os.fspath(folder)
+        elif isinstance(error.filename, str):
+            error.filename = error.filename.replace(prefix, "")  # nobody knows that name
+        raise
     except Exception as error:
         if (plain := as_built_in(error, folder)) is None:
             raise
@@ -79,7 +85,11 @@ def _claim(folder: Path) -> tuple[str, int]:
     while True:
         prefix = f".{secrets.token_hex(6)}."
         lock = folder / f"{prefix}{LOCK}"
-        handle = os.open(lock, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            handle = os.open(lock, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            error.filename = os.fspath(folder)
+            raise
         # Before it was locked, another process may have taken it for a dead one's.
         with suppress(BlockingIOError):
             _lock(handle)

@@ -21,7 +21,7 @@ def as_built_in(error: BaseException, path: str | os.PathLike[str] | None = None
     if isinstance(error, (OSError, MemoryError)):
         return None
     text = str(error)
-    own = is_tensorflow_error(error) or isinstance(error, RuntimeError)
+    own = is_tensorflow_error(error) or type(error) is RuntimeError  # HDF5's
     for code in REFUSALS if own else ():
         if os.strerror(code) in text:
             return OSError(code, os.strerror(code), None if path is None else os.fspath(path))

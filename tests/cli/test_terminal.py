@@ -92,7 +92,7 @@ def test_entries_of_a_checkpoint(folder, capsys):
     assert run("convert", folder / "m.keras", folder / "m.pth", capsys=capsys)[0] == 0
     state = torch.load(folder / "m.pth")
     torch.save({EVIL: {**state, f"{TURN}.weight": torch.zeros(3)}}, folder / "m.pth")
-    code, out, err = run("info", folder / "m.pth", capsys=capsys)
+    code, out, _ = run("info", folder / "m.pth", capsys=capsys)
     assert code == 0
     assert out.count("\\x1b[2J") >= 1, out
     assert out.count("\\u202e") >= 2, out
