@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..claims import claimed
+from ..claims import claimed, remove_leftovers
 from ..export.models_config import (
     FILE,
     ModelConfig,
@@ -169,6 +169,7 @@ def remove_version(version: str | os.PathLike[str], *, force: bool = False) -> N
         FileNotFoundError: no such version.
         ValueError: it is served or labelled, and `force` is not given.
     """
+    remove_leftovers(Path(version).absolute().parent)  # also where the version is what was being removed
     name, number, folder = _split(version)
     configs = read_configs(folder) or [ModelConfig(folder.name)]
     present = find_versions(folder)
@@ -180,10 +181,10 @@ def remove_version(version: str | os.PathLike[str], *, force: bool = False) -> N
             raise ValueError(f"version {number} of {name} is the one that is served; --force removes it all the same")
     for label in labels:
         label_version(folder, label, None)
+    if set(present) <= {number}:  # first: with an entry without a version TF Serving does not start
+        update_config(folder.parent, lambda text: without_model(text, folder.name), create=False)
     with claimed(folder) as prefix:
         os.rename(folder / str(number), folder / f"{prefix}removed")  # in one step: nobody loads half a version
-        if set(present) <= {number}:
-            update_config(folder.parent, lambda text: without_model(text, folder.name), create=False)
 
 
 def label_version(target: str | os.PathLike[str], label: str, version: int | None) -> dict[str, int]:

@@ -50,7 +50,7 @@ def save_keras(model: Any, path: str | os.PathLike[str]) -> None:
                 zipped.open("model.weights.h5") as weights,
                 open(aside, "wb") as file,
             ):
-                shutil.copyfileobj(inner, file)
+                shutil.copyfileobj(weights, file)
             whole.unlink()
 
 
