@@ -17,6 +17,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from ..claims import remove_leftovers
 from ..files import placed_whole
 from ..os_errors import REFUSALS
 from ..terminal import printable
@@ -76,6 +77,7 @@ def download(
         DownloadError: no connection, another answer than the file, one that is too large or takes too long, or a file
             with another hash.
     """
+    remove_leftovers(path.parent)
     record = path.with_name(f"{path.name}.sha256")
     known = _recorded(record, sha256_prefix)
     found = sha256(path) if path.is_file() else ""
