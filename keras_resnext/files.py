@@ -2,20 +2,20 @@
 
 import codecs
 import os
-import re
-import secrets
-import shutil
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .claims import JOURNAL, claimed, record_moves, remove_leftovers
 
 
 @contextmanager
 def placed_whole(path: str | os.PathLike[str], *, folder: bool = False) -> Iterator[Path]:
     """A path aside to write a file to, or a folder aside to fill; it takes the name `path` once the block ends.
 
-    If the block raises, `path` is as it was. What is aside is hidden, and a file aside has the same suffix.
+    If the block raises, `path` is as it was. What is aside is hidden, and a file aside has the same suffix. What
+    killed processes left aside in that folder is removed.
 
     Args:
         path: of a file, which is replaced, or of a folder, which must be new or empty. Folders above a folder are made.
@@ -26,6 +26,7 @@ def placed_whole(path: str | os.PathLike[str], *, folder: bool = False) -> Itera
         IsADirectoryError: a file is to replace a folder.
         NotADirectoryError: a folder is to replace a file.
         FileExistsError: the folder is not empty.
+        OSError: the disk refuses, whichever library was writing.
     """
     with _folder_aside(Path(path)) if folder else _file_aside(Path(path)) as aside:
         yield aside
@@ -38,15 +39,12 @@ def _file_aside(path: Path) -> Iterator[Path]:
         raise IsADirectoryError(f"path={str(path)!r} is a folder, not a file")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"path={str(path)!r} is in a folder that does not exist")
-    aside = target.with_name(f".{secrets.token_hex(6)}.{target.name}")
-    try:
+    with claimed(target.parent) as prefix:
+        aside = target.with_name(f"{prefix}{target.name}")
         yield aside
         with open(aside, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(aside, target)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
@@ -54,34 +52,33 @@ def _folder_aside(target: Path) -> Iterator[Path]:
     """A folder inside `target`, which may be the root of a disk of its own: no other folder can be renamed to it."""
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"path={str(target)!r} is a file, not a folder")
+    remove_leftovers(target)
     if target.is_dir() and (found := sorted(os.listdir(target))):
         raise FileExistsError(f"path={str(target)!r} must be a new or an empty folder; it holds {found[0]!r}")
-    made = [folder for folder in (target, *target.parents) if not folder.exists()]
-    aside = target / f".{secrets.token_hex(6)}.aside"
-    moved: list[Path] = []
-    try:
-        aside.mkdir(parents=True)
+    with made_folder(target), claimed(target) as prefix:
+        aside = target / f"{prefix}aside"
+        aside.mkdir()
         yield aside
-        for file in sorted(aside.iterdir()):
-            moved.append(target / file.name)
-            os.replace(file, moved[-1])
+        files = sorted(aside.iterdir())
+        record_moves(target, prefix, files)
+        for file in files:
+            os.replace(file, target / file.name)
         aside.rmdir()
+        (target / f"{prefix}{JOURNAL}").unlink()
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """The folder and those above it are made where they are missing; if the block raises, those go again."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        for file in moved:
-            file.unlink(missing_ok=True)
         with suppress(OSError):  # not made, or no longer empty
-            for folder in made:
-                folder.rmdir()
+            for place in made:
+                place.rmdir()
         raise
-
-
-def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Removes what killed processes have written aside of files of these names."""
-    for name in names:
-        for file in folder.iterdir():
-            if re.fullmatch(rf"\.[0-9a-f]{{12}}\.{re.escape(name)}", file.name):
-                file.unlink(missing_ok=True)
 
 
 _MARKS = (  # UTF-32's begins as UTF-16's does

@@ -7,6 +7,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .terminal import printable
+
 LINE_SECONDS = 30.0  # between two lines where there is no terminal
 
 Item = TypeVar("Item")
@@ -36,6 +38,7 @@ class Bar:
         per_step: int = 1,
         every: float = LINE_SECONDS,
     ) -> None:
+        what = printable(what)
         self.what, self.total, self.done, self.console = what, total, done, console
         self.unit, self.per_step, self.every = unit, per_step, every
         self.first, self.started = done, time.monotonic()
@@ -70,7 +73,7 @@ class Bar:
 
     def update(self, done: int, note: str = "") -> None:
         """`done` steps are done in all."""
-        self.done, now = done, time.monotonic()
+        self.done, now, note = done, time.monotonic(), printable(note)
         spent = now - self.started
         rate = ""
         if self.unit and spent > 0 and done > self.first:

@@ -21,6 +21,7 @@ from .files import placed_whole
 from .model import ResNeXt
 from .preprocessing import preprocess_input
 from .progress import Bar
+from .terminal import PlainConsole
 from .training.callbacks import ProgressBar
 
 SIZE = 16  # the images have 8x8 pixels; one stride in the first stage gives the net that size back
@@ -94,7 +95,7 @@ def run_quickstart(
             f"exporting needs Keras on TensorFlow, not {keras.backend.backend()!r}: set KERAS_BACKEND=tensorflow"
         )
     started = time.monotonic()
-    console = console or Console(highlight=False)
+    console = console or PlainConsole(highlight=False)
     output = Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
 

@@ -16,6 +16,10 @@ class FileServer(http.server.ThreadingHTTPServer):
         cut: how many answers break off, each after `cut_after` bytes.
         pause: seconds before every 64 kB.
         ranges: whether it knows Range.
+        lengths: whether it says Content-Length.
+        headers: more of them, of every answer.
+        redirects: where it sends those who ask for a name.
+        trickle: seconds before each byte of a header that never ends, where it is not 0.
         requests: how often each path was asked for.
         offsets: first byte of each answer.
     """
@@ -25,6 +29,9 @@ class FileServer(http.server.ThreadingHTTPServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder, self.cut, self.cut_after, self.pause, self.ranges = folder, 0, 100_000, 0.0, True
+        self.lengths, self.trickle = True, 0.0
+        self.headers: dict[str, str] = {}
+        self.redirects: dict[str, str] = {}
         self.requests: Counter[str] = Counter()
         self.offsets: list[int] = []
 
@@ -38,6 +45,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server, name = self.server, self.path.lstrip("/")
         server.requests[name] += 1
+        if server.trickle:
+            self.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
+            with contextlib.suppress(OSError):
+                while True:
+                    time.sleep(server.trickle)
+                    self.wfile.write(b"x")
+        if name in server.redirects:
+            self.send_response(302)
+            self.send_header("Location", server.redirects[name])
+            for header in server.headers.items():
+                self.send_header(*header)
+            self.end_headers()
+            return
         path = server.folder / name
         if not path.is_file():
             self.send_error(404)
@@ -51,7 +71,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return
         server.offsets.append(start)
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
+        for header in server.headers.items():
+            self.send_header(*header)
+        if server.lengths and "Content-Length" not in server.headers:
+            self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         end = len(content)
         if server.cut > 0:
@@ -70,7 +93,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serve(folder: Path) -> Iterator[FileServer]:
     server = FileServer(folder)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield server
     finally:

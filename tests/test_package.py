@@ -118,6 +118,8 @@ LAYERS = (
     {"digits", "labels", "preprocessing", "pytorch"},
     {"figures"},
     {"files", "progress"},
+    {"claims", "terminal"},
+    {"os_errors"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import warnings
 
-from .application import app, load_framework, tell
+from .application import app, load_framework, message_of, tell
 
 # Imported in the order of the commands in --help.
 from . import training_commands, evaluation_commands, explain_commands, records_commands  # noqa: F401
@@ -23,11 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
             warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
             sys.exit(app(args=arguments or ["--help"], prog_name="keras-resnext", standalone_mode=False))
     except Exception as error:
-        if hasattr(error, "format_message"):  # a usage error of click's, which typer carries inside or imports
-            message = error.format_message()
-        elif isinstance(error, (ValueError, OSError, RuntimeError, ImportError, MemoryError)):
-            message = str(error) or type(error).__name__
-        else:
+        if (message := message_of(error)) is None:
             raise
         tell(message)
         sys.exit(2)

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
+from ..os_errors import as_built_in, is_tensorflow_error
+from ..terminal import printable
 
 app = typer.Typer(
     name="keras-resnext",
@@ -95,14 +97,24 @@ def read_options(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
-def printable(text: str) -> str:
-    """Without what would drive a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
 def tell(message: str) -> None:
     """One line on standard error."""
     print(f"keras-resnext: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+def message_of(error: Exception) -> str | None:
+    """What to say of an error that a user can mend, or that the machine is too small for; None for one of this code."""
+    error = as_built_in(error) or error
+    if hasattr(error, "format_message"):  # a usage error of click's, which typer carries inside or imports
+        return str(error.format_message())
+    text = str(error)
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({text or type(error).__name__}): take a smaller batch, image or model"
+    if isinstance(error, (ValueError, OSError, RuntimeError, ImportError)):
+        return text or type(error).__name__
+    if is_tensorflow_error(error):
+        return f"TensorFlow failed: {(text.splitlines() or [type(error).__name__])[0]}"
+    return None
 
 
 def format_score(score: float, kind: str) -> str:

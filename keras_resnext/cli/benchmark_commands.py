@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from ..benchmark.work import Work
-from .application import SERVING, app, printable
+from ..terminal import PlainConsole, printable
+from .application import SERVING, app
 from .from_fields import Changes, from_fields
 
 
@@ -31,7 +32,6 @@ def benchmark(
     ] = None,
 ) -> None:
     """Time training, inference and exports beside PyTorch, ONNX Runtime and OpenVINO, which take turns."""
-    from rich.console import Console
     from rich.table import Table
 
     from ..benchmark import find_rows, run_benchmark, save, tables
@@ -45,7 +45,7 @@ def benchmark(
     if architecture := changes.get("architecture"):
         find_architecture(architecture)
     threads = changes.pop("threads", None)
-    console = Console(stderr=True, highlight=False)
+    console = PlainConsole(stderr=True, highlight=False)
     with console.status("Measuring") as status:
         machine, found = run_benchmark(
             chosen,
@@ -59,11 +59,11 @@ def benchmark(
         column.no_wrap = True
     for cells in tables.table(found):
         shown.add_row(*cells)
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    out = PlainConsole(highlight=False, width=None if sys.stdout.isatty() else 200)
     for line in tables.describe(machine):
         out.print(line, markup=False, soft_wrap=True)
     out.print(shown)
     for line in tables.absences(found):
         out.print(line, markup=False, soft_wrap=True)
     for path in save(options.output, machine, found) if options.output else ():
-        out.print(f"Written: {path}", markup=False, soft_wrap=True)
+        out.print(printable(f"Written: {path}"), markup=False, soft_wrap=True)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from ..export.export_options import KIND, PREPROCESSING
-from .application import TRAINING, Classifier, app, load_framework, printable, tell
+from ..terminal import PlainConsole, printable
+from .application import TRAINING, Classifier, app, load_framework, tell
 from .from_fields import from_fields
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def evaluate(
         limit=options.limit,
         strict=options.strict,
         skip_limit=options.skip_limit,
-        console=Console(stderr=True),
+        console=PlainConsole(stderr=True),
     )
     asked = result.classifier
     rows = {

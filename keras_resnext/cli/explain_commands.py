@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from ..export.export_options import KIND, PREPROCESSING
-from .application import TRAINING, Images, Model, app, format_score, load_framework, printable
+from ..terminal import PlainConsole, printable
+from .application import TRAINING, Images, Model, app, format_score, load_framework
 from .from_fields import from_fields
 from .image_files import check_files, distinct_stems, find_images
 
@@ -121,7 +122,6 @@ def features(
             raise ValueError(f"image={str(file)!r} must be a name of one line, for the list of images")
     load_framework()
     import numpy as np
-    from rich.console import Console
 
     from ..explain import extract_features
     from ..files import placed_whole
@@ -130,7 +130,7 @@ def features(
 
     loaded = load_model(model)
     starts = range(0, len(files), options.batch_size)
-    shown = track("Extracting features", starts, len(starts), Console(stderr=True))
+    shown = track("Extracting features", starts, len(starts), PlainConsole(stderr=True))
     rows = [
         extract_features(
             loaded,

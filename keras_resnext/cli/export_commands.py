@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ..export.export_options import LiteRTOptions, ONNXOptions, SavedModelOptions
-from .application import MODELS, Model, app, load_framework, printable
+from ..terminal import printable
+from .application import MODELS, Model, app, load_framework
 from .from_fields import Changes, from_fields
 
 FORMATS: dict[str, Any] = {"saved_model": SavedModelOptions, "tflite": LiteRTOptions, "onnx": ONNXOptions}

@@ -30,7 +30,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .application import read_options
+from .application import message_of, read_options
 
 METAVARS = {bool: "", int: "N", float: "N", str: "TEXT", Path: "PATH"}
 GIVEN = ("COMMANDLINE", "ENVIRONMENT")  # click's sources of what a user said, in place of a default
@@ -106,8 +106,10 @@ def from_fields(function: Callable[..., None]) -> Callable[..., None]:
                     }
                 )
             function(**arguments)
-        except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
-            raise CommandError(in_flags(str(error) or type(error).__name__, flags)) from error
+        except Exception as error:
+            if hasattr(error, "format_message") or (message := message_of(error)) is None:
+                raise  # click's own, or a fault of this code
+            raise CommandError(in_flags(message, flags)) from error
 
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter(name, kind, default=d, annotation=a) for name, (a, d) in shown.items()]

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from .application import MODEL_HELP, MODELS, TRAINING, app, load_framework, printable
+from ..terminal import PlainConsole, printable
+from .application import MODEL_HELP, MODELS, TRAINING, app, load_framework
 from .from_fields import from_fields
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def list_(
         counts = (f"{row.parameters / 1e6:.1f} M", str(row.classes), f"{row.image_size}²")
         table.add_row(row.name, *counts, row.source)
     if architectures:
-        Console().print(table)
+        PlainConsole().print(table)
     weights = Table(
         box=None, title="Published weights, with their accuracy on ImageNet in percent", title_justify="left"
     )
@@ -50,8 +50,8 @@ def list_(
         tops = ("" if top is None else f"{top:.2f}" for top in (published.top1, published.top5))
         weights.add_row(published.name, *tops, published.licence)
     if pretrained:
-        Console().print("", weights)
-    Console().print("\nimagenet/ARCHITECTURE: the most accurate of these whose licence allows commercial use.")
+        PlainConsole().print("", weights)
+    PlainConsole().print("\nimagenet/ARCHITECTURE: the most accurate of these whose licence allows commercial use.")
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ def info(
     else:
         found = describe_file(file, image_size, prefix=options.prefix)
         size, costs = found.image_size, found.costs
+        digits = next((len(row.sha256_prefix) for row in PUBLISHED if row.name == found.published), 0)
         rows = {
             "file": found.path,
             "format": found.format,
@@ -125,7 +126,7 @@ def info(
             "moving average": "yes (--ema takes it)" if found.averaged else "no",
             "size": f"{found.size:,} bytes",
             "SHA-256": found.sha256,
-            "published as": found.published or "not known",
+            "published": f"matches the {digits} digits of {found.published}" if found.published else "not known",
         }
         if found.problem:
             rows["problem"] = found.problem
@@ -188,7 +189,7 @@ def convert(
     how: dict[str, Any] = {"layout": options.layout, "ema": options.ema, "bgr": options.bgr, "prefix": options.prefix}
     _, agreement = convert_file(source, target, verify=options.verify, **how, **network)
     size = sum(file.stat().st_size for file in (target.iterdir() if target.is_dir() else [target]))
-    print(f"{source} -> {target} ({size / 1e6:.1f} MB)")
+    print(printable(f"{source} -> {target} ({size / 1e6:.1f} MB)"))
     if agreement is not None:
         print(
             f"{agreement.outputs} against {agreement.library}: largest difference "

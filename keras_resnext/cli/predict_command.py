@@ -1,7 +1,6 @@
 """The command that classifies: predict."""
 
 import csv
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,11 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..export.export_options import KIND, PREPROCESSING
+from ..terminal import PlainConsole, printable, printable_json
 from .application import MODELS, Classifier, app, format_score, load_framework, tell
 from .from_fields import from_fields
 from .image_files import find_images
@@ -71,7 +70,7 @@ def predict(
     if not answers and len(broken) == 1:
         raise broken[0]
     if options.json:
-        print(json.dumps([_describe(*answer) for answer in answers], indent=2, ensure_ascii=False))
+        print(printable_json([_describe(*answer) for answer in answers]))
     elif options.csv:
         rows = ((p, i, *pair) for p, ranking in answers for i, pair in enumerate(ranking, start=1))
         csv.writer(sys.stdout, lineterminator="\n").writerows([("image", "rank", "class", "score"), *rows])
@@ -91,6 +90,6 @@ def _print_table(answers: Iterable[tuple[str, Ranking]], kind: str) -> None:
     table = Table("image", "rank", "class", "score", box=None)
     for path, ranking in answers:
         for rank, (name, score) in enumerate(ranking, start=1):
-            shown = escape(path) if rank == 1 else ""
-            table.add_row(shown, str(rank), escape(name), format_score(score, kind))
-    Console().print(table)
+            shown = escape(printable(path)) if rank == 1 else ""
+            table.add_row(shown, str(rank), escape(printable(name)), format_score(score, kind))
+    PlainConsole().print(table)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from ..terminal import PlainConsole, printable
 from .application import TRAINING, Data, app, silenced
 from .from_fields import from_fields
 
@@ -36,7 +36,7 @@ def records(
     with silenced():
         from ..data.tf_records import write_records
 
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     written = write_records(
         data, output, shards=options.shards, seed=options.seed, strict=options.strict, limit=options.skip_limit,
         console=console,
@@ -45,4 +45,4 @@ def records(
         count = len(list(output.glob(f"{split}-*")))
         files = f"{count} file{'s' * (count != 1)}"
         console.print(f"{split}: {len(listing)} images of {len(listing.classes)} classes in {files}")
-    console.print(f"Written: {output}", markup=False, soft_wrap=True)
+    console.print(f"Written: {printable(str(output))}", markup=False, soft_wrap=True)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..export.export_options import KIND, PREPROCESSING
 from ..serving.server.serve_options import ServeOptions
-from .application import MODEL_HELP, SERVING, app, load_framework, printable, silenced, tell
+from ..terminal import PlainConsole, printable
+from .application import MODEL_HELP, SERVING, app, load_framework, silenced, tell
 from .from_fields import from_fields
 
 models = typer.Typer(help="Look after a model base: versions, sizes, hashes, labels.", no_args_is_help=True)
@@ -119,12 +119,12 @@ def ls(
             f"{'*' if row.served else ''}{row.version}",
             f"{row.size / 1e6:.1f} MB",
             row.created[:10],
-            f"{top1:.2f}" if isinstance(top1, int | float) else "",
+            f"{top1:.2f}" if isinstance(top1, int | float) and 0 <= top1 <= 100 else "",
             escape(printable(", ".join(row.labels))),
             escape(printable(row.hashes or "not checked")),
             escape(printable(row.source)),
         )
-    Console().print(table)
+    PlainConsole().print(table)
     print("* served")
     if any(row.hashes not in (None, "match", "not recorded") for row in rows):
         raise ValueError("some files are not as they were exported")

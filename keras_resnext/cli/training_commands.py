@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..data.augmentation import Augmentation
+from ..terminal import PlainConsole, printable
 from ..training.recipes import Recipe
 from ..training.train_options import ImageOptions, NetworkOptions, ProcessOptions, RunOptions, TrainOptions
 from .application import TRAINING, Data, app, load_framework, tell
@@ -41,7 +42,6 @@ def train(
         distribution.join(**asdict(processes))
 
     load_framework(join)
-    from rich.console import Console
 
     from ..training import distribution
     from ..training import train as run
@@ -50,7 +50,7 @@ def train(
 
     # What takes no time is looked at first, and all images last.
     check_backend()
-    console = Console(highlight=False, quiet=distribution.shard()[0] > 0)
+    console = PlainConsole(highlight=False, quiet=distribution.shard()[0] > 0)
     recipe = choose_recipe(start.recipe, changes, network, console)
     check_options(network.options, network.sync_bn)
     training, validation = find_images(data, images.val, options.seed)
@@ -63,7 +63,7 @@ def train(
         training, validation = look_through(training, validation, images, console, memory)
         if start.dry_run:
             for path in draw_plans(model, training, recipe, folder, options.seed):
-                console.print(f"Drawn: {path}", markup=False, soft_wrap=True)
+                console.print(f"Drawn: {printable(str(path))}", markup=False, soft_wrap=True)
             return
         told = vars(replace(options, arguments=asdict(network), command=_recorded(context.params)))
         try:
@@ -75,7 +75,9 @@ def train(
             sys.stdout.flush()
             os._exit(2)  # a usual exit would wait a minute for the others and then abort
         console.print(
-            f"Best: epoch {result.epoch}, top-1 {result.top1:.2%}: {result.best}", markup=False, soft_wrap=True
+            f"Best: epoch {result.epoch}, top-1 {result.top1:.2%}: {printable(str(result.best))}",
+            markup=False,
+            soft_wrap=True,
         )
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from ..files import placed_whole
 from ..preprocessing import check_depth, open_image
 from ..progress import Bar
+from ..terminal import printable
 from .listing import Listing
 
 LARGEST_SHARE = 0.01  # of all images that may be skipped
@@ -105,18 +106,19 @@ def leave_out_unreadable(
     """
     known = {} if memory is None else _recall(memory)
     key = listing.fingerprint() if memory is not None else ""
-    if key in known:
-        problems = {int(index): str(reason) for index, reason in known[key].items()}
+    places = {str(index): index for index in range(len(listing))} if key in known else {}
+    if key in known and known[key].keys() <= places.keys():
+        problems = {places[index]: str(reason) for index, reason in known[key].items()}
     else:
         with Bar(f"Checking the {name} images", len(listing), console, unit="images") as bar:
             problems = find_unreadable(listing, progress=bar.update)
     kept, skipped = check_images(listing, strict=strict, limit=limit, problems=problems)
-    if memory is not None and key not in known:
+    if memory is not None and known.get(key) != {str(index): reason for index, reason in problems.items()}:
         memory.parent.mkdir(parents=True, exist_ok=True)
         with placed_whole(memory) as aside:
             aside.write_bytes(json.dumps({**known, key: problems}, indent=2).encode("utf-8", "surrogateescape"))
     for image, reason in skipped:
-        console.print(f"left out: {image}: {reason}", markup=False, soft_wrap=True)
+        console.print(printable(f"left out: {image}: {reason}"), markup=False, soft_wrap=True)
     return kept
 
 
@@ -124,7 +126,7 @@ def _recall(memory: Path) -> dict[str, dict[str, str]]:
     try:
         found = json.loads(memory.read_text(encoding="utf-8"))
         return {key: dict(problems) for key, problems in found.items()}
-    except (OSError, ValueError, AttributeError, TypeError):  # not there, or not of this making
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):  # not there, or not of this making
         return {}
 
 

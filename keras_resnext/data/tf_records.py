@@ -134,17 +134,14 @@ def _size(listing: Listing) -> int:
 
 
 def _write_shard(listing: Listing, path: Path, advance: Callable[[int], None]) -> None:
-    try:
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for index, data in enumerate(_read(listing)):
-                found = listing.labels[index]
-                labels = [int(found)] if listing.kind == "single" else np.flatnonzero(found).tolist()
-                filename = os.path.basename(listing.name(index))
-                example = make_example(data, labels, [listing.classes[label] for label in labels], filename)
-                writer.write(example.SerializeToString())
-                advance(1)
-    except tf.errors.OpError as error:
-        raise OSError(f"{path.name} cannot be written: {error.message}") from None
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for index, data in enumerate(_read(listing)):
+            found = listing.labels[index]
+            labels = [int(found)] if listing.kind == "single" else np.flatnonzero(found).tolist()
+            filename = os.path.basename(listing.name(index))
+            example = make_example(data, labels, [listing.classes[label] for label in labels], filename)
+            writer.write(example.SerializeToString())
+            advance(1)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 

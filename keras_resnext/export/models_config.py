@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
+from ..claims import remove_leftovers
 from ..files import placed_whole
 from .serving_messages import message_type
 from .version_folder import find_versions
@@ -101,6 +102,7 @@ def update_config(base: Path, change: Callable[[str], str], *, create: bool = Tr
     if not create and not file.is_file():
         return
     with FileLock(base / LOCK, timeout=PATIENCE):
+        remove_leftovers(base)  # also where there is nothing to change
         text = file.read_text(encoding="utf-8") if file.is_file() else _list_models(base)
         changed = change(text)
         if file.is_file() and changed == text:

@@ -1,13 +1,13 @@
 """A version on disk, BASE/NAME/VERSION as TF Serving has it: what its files are called, and how it gets there whole."""
 
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..claims import claimed
+from ..files import made_folder
 from .export_options import MAX_VERSION
 
 GRAPH = "saved_model.pb"
@@ -47,9 +47,9 @@ class NewVersion:
 def placed_version(base: Path, version: int | None = None) -> Iterator[NewVersion]:
     """A folder aside to fill, which becomes BASE/VERSION by one rename once the block ends.
 
-    After an error nothing stays. `files.placed_whole` moves a folder's files one by one, which is too little here:
-    TF Serving looks at the base every second and loads what it finds. It takes integer names alone, and so does not
-    see the folder aside.
+    After an error nothing stays, and what a killed export left is removed by the next. `files.placed_whole` moves a
+    folder's files one by one, which is too little here: TF Serving looks at the base every second and loads what it
+    finds. It takes integer names alone, and so does not see the folder aside.
 
     Args:
         base: folder of the model; made where it is missing.
@@ -57,26 +57,18 @@ def placed_version(base: Path, version: int | None = None) -> Iterator[NewVersio
 
     Raises:
         FileExistsError: the version exists already.
-        OSError: the disk refuses.
+        OSError: the disk refuses, whichever library was writing.
     """
     if version is not None and (base / str(version)).exists():
         raise FileExistsError(f"version={version} exists already: {base / str(version)}")
-    made = [folder for folder in (base, *base.parents) if not folder.exists()]
-    new = NewVersion(aside=base / f".export-{uuid.uuid4().hex}", path=base)
-    try:
-        base.mkdir(parents=True, exist_ok=True)
+    with made_folder(base), claimed(base) as prefix:
+        new = NewVersion(aside=base / f"{prefix}export", path=base)
         yield new
         for file in new.aside.rglob("*"):
             if file.is_file():
                 with open(file, "r+b") as written:
                     os.fsync(written.fileno())
         new.path = _publish(new.aside, base, version)
-    except BaseException:
-        shutil.rmtree(new.aside, ignore_errors=True)
-        for folder in made:
-            with suppress(OSError):
-                folder.rmdir()
-        raise
 
 
 def _publish(aside: Path, base: Path, version: int | None) -> Path:

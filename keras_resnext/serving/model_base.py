@@ -2,13 +2,12 @@
 
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..claims import claimed, remove_leftovers
 from ..export.models_config import (
     FILE,
     ModelConfig,
@@ -107,7 +106,7 @@ def read_manifest(version: Path) -> dict[str, Any]:
     """What an export records of itself; empty where it records nothing that can be read."""
     try:
         facts = json.loads((version / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 
@@ -170,6 +169,7 @@ def remove_version(version: str | os.PathLike[str], *, force: bool = False) -> N
         FileNotFoundError: no such version.
         ValueError: it is served or labelled, and `force` is not given.
     """
+    remove_leftovers(Path(version).absolute().parent)  # also where the version is what was being removed
     name, number, folder = _split(version)
     configs = read_configs(folder) or [ModelConfig(folder.name)]
     present = find_versions(folder)
@@ -181,11 +181,10 @@ def remove_version(version: str | os.PathLike[str], *, force: bool = False) -> N
             raise ValueError(f"version {number} of {name} is the one that is served; --force removes it all the same")
     for label in labels:
         label_version(folder, label, None)
-    aside = folder / f".removed-{secrets.token_hex(6)}"
-    os.rename(folder / str(number), aside)  # in one step: nobody loads half a version
-    if set(present) <= {number}:
+    if set(present) <= {number}:  # first: with an entry without a version TF Serving does not start
         update_config(folder.parent, lambda text: without_model(text, folder.name), create=False)
-    shutil.rmtree(aside)
+    with claimed(folder) as prefix:
+        os.rename(folder / str(number), folder / f"{prefix}removed")  # in one step: nobody loads half a version
 
 
 def label_version(target: str | os.PathLike[str], label: str, version: int | None) -> dict[str, int]:

@@ -1,10 +1,9 @@
 """What went wrong while images were shown, in words."""
 
-import sys
-
 import numpy as np
 
 from ..data import Listing, find_unreadable
+from ..os_errors import is_out_of_memory, is_tensorflow_error
 from .session import Session, describe_state
 
 AHEAD = 32  # batches that may have been begun before the one that failed was shown
@@ -34,17 +33,3 @@ def explain_failure(
     if is_tensorflow_error(error):
         return RuntimeError(f"TensorFlow failed: {str(error).splitlines()[0]}; {kept}")
     return None
-
-
-def is_tensorflow_error(error: Exception) -> bool:
-    """Whether TensorFlow raised it; its errors have no base class but Exception."""
-    tensorflow = sys.modules.get("tensorflow")
-    return tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device had too little memory, in TensorFlow's words or JAX's."""
-    tensorflow = sys.modules.get("tensorflow")
-    if tensorflow is not None and isinstance(error, tensorflow.errors.ResourceExhaustedError):
-        return True
-    return isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")

@@ -80,8 +80,10 @@ def find_checkpoint(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any], 
     if not (folder / CHECKPOINT).exists():
         return {}, None
     try:
-        before = json.loads((folder / RUN).read_text())
-    except (OSError, ValueError):
+        before = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        if not isinstance(before, dict) or not isinstance(before.get("versions", {}), dict):
+            raise ValueError("of another form")
+    except (OSError, ValueError, RecursionError):
         raise ValueError(f"output={str(folder)!r} has a checkpoint but no readable {RUN}; choose another") from None
     changed = [
         f"{section}.{name}" if name else section

@@ -11,15 +11,15 @@ import keras
 from rich.console import Console
 
 from ..data import CachedReader, Listing, Plan, ValidationBatches, as_single, training_batches
-from ..files import remove_leftovers
 from ..loading import BEST
 from ..network.input_preprocessing import get_preprocessing
 from ..runtimes.keras_model import check_classifier
+from ..terminal import PlainConsole
 from . import distribution
 from .failures import explain_failure
 from .recipes import Recipe
 from .record import describe_run, find_changes, find_checkpoint
-from .session import BOARD, CHECKPOINT, CURVES, HISTORY, LABELS, LAST, RUN, Session, write
+from .session import BOARD, LABELS, LAST, RUN, Session, write
 from .state import TrainingDivergedError
 from .step import gives_logits
 from .tensorboard import open_board
@@ -82,7 +82,7 @@ def train(
     """
     check_backend()
     told = RunOptions.of(options)
-    console = console or Console(highlight=False)
+    console = console or PlainConsole(highlight=False)
     folder = Path(output)
     classes = check_classifier(model)
     gives_logits(model)  # or probabilities; anything else is an error
@@ -100,12 +100,13 @@ def train(
     size = told.validation_size or model.inputs[0].shape[1] or preprocessing.size
     run = describe_run(model, training, validation, recipe, replace(told, validation_size=size))
     before, saved = find_checkpoint(folder, run)
+    if saved:
+        saved.check_progress(plan.steps_per_epoch, recipe.epochs)
     board = open_board(folder / BOARD) if told.tensorboard and not shard[0] else None
     if shard[0]:  # the first process speaks and writes for all
         console = Console(quiet=True)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder, (CHECKPOINT, RUN, HISTORY, CURVES, BEST, LAST, LABELS))
         write(folder / RUN, json.dumps(run, indent=2) + "\n")
         write(folder / LABELS, "".join(f"{name}\n" for name in training.classes))
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,16 @@ def save_keras(model: Any, path: str | os.PathLike[str]) -> None:
         if suffix == ".keras":
             model.save(aside)
         else:
-            model.save_weights(aside)
+            # HDF5 crashes the process where the disk is full. In a .keras file the same weights go through memory.
+            whole = aside.with_name(f"{aside.name}.keras")
+            model.save(whole)
+            with (
+                zipfile.ZipFile(whole) as zipped,
+                zipped.open("model.weights.h5") as weights,
+                open(aside, "wb") as file,
+            ):
+                shutil.copyfileobj(weights, file)
+            whole.unlink()
 
 
 def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

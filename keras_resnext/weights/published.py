@@ -195,7 +195,7 @@ def find_by_file_name(name: str) -> PublishedWeights | None:
 
 
 def find_by_sha256(digest: str) -> PublishedWeights | None:
-    """The row whose original file has this SHA-256 in hex, None for none."""
+    """The row of whose original file this SHA-256 in hex has the published first digits, None for none."""
     return next((row for row in PUBLISHED if digest.startswith(row.sha256_prefix or "none")), None)
 
 

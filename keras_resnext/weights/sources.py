@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from ..network.architectures import ARCHITECTURES
 from ..network.input_preprocessing import set_preprocessing
 from ..pytorch.folder import PYTORCH_SUFFIXES, is_checkpoint_folder
 from .assign import load_pytorch_weights, structure_of
@@ -110,7 +111,10 @@ def fetch(row: PublishedWeights) -> Path:
     Raises:
         DownloadError: the file is not there and cannot be fetched.
     """
-    return download(row.url, cache_folder() / row.file, row.sha256_prefix)
+    # Twice the weights in float32, and a head of ImageNet-21k: what optimizers or averages take beside them is not
+    # published.
+    most = 8 * ARCHITECTURES[row.architecture].parameters + 300_000_000
+    return download(row.url, cache_folder() / row.file, row.sha256_prefix, most=most)
 
 
 def cache_folder() -> Path:

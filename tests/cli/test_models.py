@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -192,6 +194,34 @@ def test_models_enter_and_leave_the_config(base, capsys):
     assert file.read_text() == text
     label_version(base / "net", "stable", 1)
     assert parse_config(file.read_text())["best"].labels == {"stable": 1}
+
+
+LABEL = """
+import sys
+from keras_resnext.serving.model_base import label_version
+print("ready", flush=True)
+sys.stdin.read()
+for number in range(4):
+    label_version(sys.argv[1], f"{sys.argv[2]}{number}", 1)
+"""
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_commands_at_the_same_time_lose_nothing(base, count):
+    """Real processes, which begin together."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", LABEL, base / "net", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for name in "abc"[:count]
+    ]
+    for process in running:
+        process.stdout.readline()
+    for process in running:
+        process.stdin.close()
+    assert [process.wait(60) for process in running] == [0] * count
+    labels = parse_config((base / "models.config").read_text())["net"].labels
+    assert sorted(labels) == [f"{name}{number}" for name in "abc"[:count] for number in range(4)]
 
 
 def test_concurrent_changes_of_the_config_are_all_there(base):

@@ -96,7 +96,7 @@ def test_versions(model: keras.Model, tmp_path: Path) -> None:
 
 def test_a_failure_leaves_nothing(model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        (next((tmp_path / "new" / "base").iterdir()) / "half").write_text("a file")
+        (next((tmp_path / "new" / "base").glob(".*.export")) / "half").write_text("a file")
         raise OSError("No space left on device")
 
     real = tf.saved_model.save

@@ -1,6 +1,7 @@
 """A run that is stopped or fails loses nothing: it says why, keeps the last good state, and goes on from it."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from io import StringIO
@@ -48,7 +49,7 @@ def test_a_run_that_is_cut_off_ends_in_the_same_weights(few, tmp_path, monkeypat
     for before, after in zip(expected.history, result.history, strict=True):
         assert before | {"seconds": 0} == after | {"seconds": 0}
 
-    leftovers = [".0123456789ab.checkpoint.npz", ".0123456789ab.best.keras"]
+    leftovers = [".0123456789ab.checkpoint.npz", ".0123456789ab.best.keras", ".0123456789ab.writing"]
     for name in (*leftovers, ".checkpoint.npz.other", "best.0123456789ab.keras"):
         (tmp_path / "cut" / name).touch()
     run = json.loads((tmp_path / "cut" / "run.json").read_text())
@@ -146,3 +147,54 @@ def test_broken_checkpoints_are_named(tmp_path):
     save_state(path, {"model": [keras.Variable(np.zeros(3))]}, {"step": 1})
     with pytest.raises(ValueError, match="another model or optimizer"):
         SavedState(path).restore("model", [keras.Variable(np.zeros(4))])
+
+
+def edited(state):
+    """A good state as JSON, changed as people and programs change files."""
+    nested = "[" * 100_000 + "]" * 100_000
+    for name, value in (
+        *(("step", wrong) for wrong in ("6", 6.0, True, None, -6, 10**30, 7, 600)),
+        *(("history", wrong) for wrong in (None, [], {}, ["a"], [{}], [{"epoch": 1, "top1": "x", "seconds": 1}])),
+        *(("best", "x"), ("best", float("nan")), ("best_epoch", 9), ("inside", 1), ("head", None), ("spent", "1")),
+    ):
+        yield json.dumps(state | {name: value})
+    yield from (json.dumps({name: state[name] for name in state if name != left}) for left in state)
+    yield from ("[]", "3", "null", "{", "", nested, f'{{"step": {nested}}}', '{"step": 1' + "0" * 5000 + "}")
+
+
+def test_a_state_or_record_that_was_changed_is_refused_in_one_line(few, tmp_path, monkeypatch):
+    recipe, options = replace(RECIPE, epochs=1, ema=0.0), {"output": tmp_path, "console": QUIET}
+    train(build(), *few, recipe=recipe, **options)
+    model, path, record = build(), tmp_path / "checkpoint.npz", tmp_path / "run.json"
+    good, kept = path.read_bytes(), record.read_text()
+    with np.load(path) as data:
+        arrays = dict(data)
+    state = json.loads(str(arrays["state"]))
+    monkeypatch.setattr("keras_resnext.training.record._digest", lambda _: "")  # takes longest
+
+    def refused(*messages):
+        with pytest.raises(ValueError, match="|".join(messages)) as error:
+            train(model, *few, recipe=recipe, **options)
+        assert "\n" not in str(error.value)
+        assert type(error.value) is ValueError
+
+    for text in edited(state):
+        np.savez(path, **arrays | {"state": np.array(text)})
+        refused(r"cannot be read: it is (damaged|no state of)")
+    for name, array in (("model/0", np.array(["x"])), ("model/0", np.zeros(0)), ("model/x", np.zeros(1))):
+        np.savez(path, **arrays | {name: array})
+        refused("entries that training does not write", "written by another model")
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    huge = re.sub(rb"\(3,\), }", b"(9" + b"9" * 14 + b",)}", (tmp_path / "a.npy").read_bytes())
+    for content in (huge, (tmp_path / "a.npy").read_bytes(), good[:-50], b""):
+        path.write_bytes(content)
+        refused("cannot be read: it")
+    (tmp_path / "a.npy").unlink()
+    path.write_bytes(good)
+    for text in ("[]", "3", '{"versions": []}', "[" * 100_000, "\udcff", '{"a": 1' + "0" * 5000 + "}", '{"seed": {}}'):
+        record.write_bytes(text.encode(errors="surrogateescape"))
+        refused("no readable run.json", "a run with other arguments")
+        assert record.read_bytes() == text.encode(errors="surrogateescape")
+    record.write_text(kept)
+    assert train(model, *few, recipe=recipe, **options).epoch == 1
+    assert not [name for name in tmp_path.iterdir() if name.name.startswith(".")]

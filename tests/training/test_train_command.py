@@ -30,7 +30,7 @@ def run(digits, output, *arguments):
 
 @pytest.mark.slow
 def test_killed_terminated_and_resumed_by_the_command_line(digits, tmp_path, capsys, no_curves):
-    """kill -9 and SIGTERM; `tools/kill_training.py` kills twenty times at random."""
+    """kill -9 and SIGTERM; `tools/kill_jobs.py` kills at random."""
     arguments = ("--epochs", "4", "--batch-size", "96", "--save-steps", "3")
     for number in (signal.SIGKILL, signal.SIGTERM):
         process = start(digits, tmp_path / "cut", *arguments)

@@ -33,7 +33,7 @@ def target(tmp_path):
 
 
 def names(target):
-    return {path.name for path in target.parent.iterdir()} - {f"{target.name}.lock"}
+    return {path.name for path in target.parent.iterdir()} - {f"{target.name}.lock", f"{target.name}.sha256"}
 
 
 def test_downloads_once(server, target):
