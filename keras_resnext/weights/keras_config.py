@@ -7,12 +7,15 @@ nothing that is not on these lists. A class counts as the caller's where it is r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 MAX_DEPTH = 150  # dictionaries and lists inside one another; a model inside a model adds six
 MAX_OBJECTS = 100_000  # of a ResNeXt-101 1,600
-LEAST_SIZE = 1 << 20  # numbers up to this are no reason for doubt, however small the weights
+MAX_LAYERS = 5_000  # each takes milliseconds to build; NASNetLarge has 1,041
+MAX_OUTPUTS = 4_096  # of one operation
+LEAST_SIZE = 1 << 16  # numbers up to this are no reason for doubt, however small the weights
 
 
 # Without Lambda, TFSMLayer, TorchModuleWrapper, JaxLayer and FlaxLayer, which run code; StringLookup, IntegerLookup and
@@ -63,10 +66,12 @@ _BY_MODULE: dict[str, frozenset[str]] = {
     "keras.src.models.functional": frozenset(["Functional"]),
     "keras.src.models.sequential": frozenset(["Sequential"]),
     "keras.src.models.model": frozenset(["Model"]),
+    "keras.src.ops.core": _words("Cast SaturateCast ConvertToTensor StopGradient Slice SliceUpdate ScatterUpdate"),
     "keras": _MODELS | _POLICIES,
 }
-# Operations of keras.ops between layers, x + 1 for one; keras.src.ops.core has those that call functions.
-_OPERATIONS = tuple(f"keras.src.ops.{name}" for name in ("numpy", "nn", "math", "linalg", "image"))
+# Operations of keras.ops between layers, x + 1 for one. Of keras.src.ops.core most call functions.
+_OPERATIONS = tuple(f"keras.src.ops.{name}" for name in ("numpy", "nn", "math", "linalg", "image", "einops"))
+_PARTS = ("keras.initializers", "keras.regularizers", "keras.constraints", "keras.dtype_policies", "keras")
 _ANYWHERE = frozenset[str]().union(*_BY_MODULE.values())  # configs of Keras 2 give no module
 _PLAIN = _words("__keras_tensor__ __tensor__ __numpy__ __bytes__ __ellipsis__ __slice__")
 _DTYPES = frozenset(
@@ -93,7 +98,7 @@ def check_config(config: dict[str, Any], weights: int, registered: Registered) -
     most = max(weights, LEAST_SIZE)
     kept: dict[str, Any] = {}
     waiting: list[tuple[Any, Any, str, int]] = [(config, kept, "", 0)]
-    objects = 0
+    objects = layers = 0
     while waiting:
         value, copy, within, depth = waiting.pop()
         if depth > MAX_DEPTH:
@@ -102,6 +107,7 @@ def check_config(config: dict[str, Any], weights: int, registered: Registered) -
             objects += 1
             if "class_name" in value:
                 _check_object(value, registered)
+                layers += _is_layer(value)
             elif "registered_name" in value or ("module" in value and "config" in value):
                 raise ValueError(f"config.json has an object without a class: {str(value)[:80]}")
             items: Any = ((key, item) for key, item in value.items() if not _is_for_training(key, value))
@@ -119,8 +125,10 @@ def check_config(config: dict[str, Any], weights: int, registered: Registered) -
                 waiting.append((item, fresh, name, depth + 1))
             elif type(item) is int and abs(item) > most and name not in _NO_SIZES:
                 raise ValueError(f"config.json says {name}={item}, but the weights file holds {weights} numbers")
-        if objects > MAX_OBJECTS:
-            raise ValueError(f"config.json has more than {MAX_OBJECTS} objects")
+            elif (name == "unroll" and item) or (name == "indices_or_sections" and item > MAX_OUTPUTS):
+                raise ValueError(f"config.json says {name}={item}, which may take for ever to build")
+        if objects > MAX_OBJECTS or layers > MAX_LAYERS:
+            raise ValueError(f"config.json has more than {MAX_LAYERS} layers or {MAX_OBJECTS} objects")
     return kept
 
 
@@ -128,19 +136,43 @@ def _is_for_training(key: str, value: dict[str, Any]) -> bool:
     return key == "compile_config" and "class_name" in value
 
 
-def names_own_classes(config: Any) -> bool:
+def _is_layer(value: dict[str, Any]) -> bool:
+    return value["class_name"] not in _PLAIN and value.get("module") not in _PARTS
+
+
+def names_own_classes(config: Any, registered: Registered) -> bool:
     """Whether a checked config has classes of the caller's, whose variables may be made in any way."""
+    return any(
+        name and not name.startswith("keras_resnext>") and registered(name) is not None
+        for value in _dictionaries(config)
+        if isinstance(name := value.get("registered_name", value.get("class_name")), str)
+    )
+
+
+def without_statistics(config: dict[str, Any]) -> dict[str, Any] | None:
+    """The config with variables in place of numbers in its Normalization layers; None where it has none.
+
+    They spread one number over as many channels as their input has, before anybody can count.
+    """
+    copy: dict[str, Any] = json.loads(json.dumps(config))
+    found = False
+    for value in _dictionaries(copy):
+        inner = value.get("config")
+        if value.get("class_name") == "Normalization" and isinstance(inner, dict) and inner.get("mean") is not None:
+            inner["mean"] = inner["variance"] = None
+            found = True
+    return copy if found else None
+
+
+def _dictionaries(config: Any) -> Iterator[dict[str, Any]]:
     waiting = [config]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            name = value.get("registered_name")
-            if isinstance(name, str) and ">" in name and not name.startswith("keras_resnext>"):
-                return True
+            yield value
             waiting.extend(value.values())
         elif isinstance(value, list):
             waiting.extend(value)
-    return False
 
 
 def _check_object(value: dict[str, Any], registered: Registered) -> None:
@@ -156,7 +188,9 @@ def _check_object(value: dict[str, Any], registered: Registered) -> None:
         if dtype not in _DTYPES:
             raise ValueError(f"config.json has numbers of type {str(dtype)[:40]!r}")
         return
-    if known_as and registered(known_as) is not None:
+    found = registered(known_as) if known_as else None
+    # Keras finds a config without a module by its class alone, whatever is registered.
+    if found is not None and name in (known_as, getattr(found, "__name__", None)):
         return
     if is_function:
         allowed = name in _ACTIVATIONS and module in (None, "builtins", "keras.activations")

@@ -14,7 +14,7 @@ from keras.src.backend.common import global_state
 from keras.src.saving.serialization_lib import ObjectSharingScope
 
 from .keras_archive import count_numbers, read_keras_file, readable, write_hdf5
-from .keras_config import check_config, names_own_classes
+from .keras_config import check_config, names_own_classes, without_statistics
 
 SPARE = 1 << 16  # numbers of a model that its file does not hold: counters and seeds
 _WAITING = "uninitialized_variables"  # where Keras has them while a scope lets it make none
@@ -47,19 +47,23 @@ def load_keras_model(path: str | os.PathLike[str]) -> keras.Model:
 
 
 def _build(config: dict[str, Any], numbers: int) -> Any:
+    registered = keras.saving.get_registered_object
     try:
+        if counted := without_statistics(config):
+            with _nothing_made(numbers, discard=True), ObjectSharingScope():
+                keras.saving.deserialize_keras_object(counted)
         with _nothing_made(numbers), ObjectSharingScope():
             return keras.saving.deserialize_keras_object(config)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         # Your own layers may make variables of numbers, which Keras cannot put off.
-        if _IN_SCOPE not in str(error) or not names_own_classes(config):
+        if _IN_SCOPE not in str(error) or not names_own_classes(config, registered):
             raise
     with ObjectSharingScope():
         return keras.saving.deserialize_keras_object(config)
 
 
 @contextmanager
-def _nothing_made(numbers: int) -> Iterator[None]:
+def _nothing_made(numbers: int, discard: bool = False) -> Iterator[None]:
     """Keras puts off the memory of variables made inside, until all of them are known to fit the weights file."""
     earlier = global_state.get_global_attribute(_WAITING)
     made: list[Any] = []
@@ -70,8 +74,9 @@ def _nothing_made(numbers: int) -> Iterator[None]:
         wanted = sum(_size(variable.shape) for variable in made)
         if wanted > numbers + SPARE:
             raise ValueError(f"its config.json asks for {wanted} numbers, but the weights file holds {numbers}")
-        with keras.StatelessScope():
-            pass  # makes them on its exit
+        if not discard:
+            with keras.StatelessScope():
+                pass  # makes them on its exit
     finally:
         global_state.set_global_attribute(_WAITING, earlier)
 
