@@ -149,18 +149,12 @@ def names_own_classes(config: Any, registered: Registered) -> bool:
     )
 
 
-def without_statistics(config: dict[str, Any]) -> dict[str, Any] | None:
-    """The config with variables in place of numbers in its Normalization layers; None where it has none.
-
-    They spread one number over as many channels as their input has, before anybody can count.
-    """
+def with_registered(config: dict[str, Any], kind: str) -> dict[str, Any] | None:
+    """A copy in which Keras takes what is registered under the name of its class `kind`; None where it has none."""
     copy: dict[str, Any] = json.loads(json.dumps(config))
-    found = False
-    for value in _dictionaries(copy):
-        inner = value.get("config")
-        if value.get("class_name") == "Normalization" and isinstance(inner, dict) and inner.get("mean") is not None:
-            inner["mean"] = inner["variance"] = None
-            found = True
+    found = [value for value in _dictionaries(copy) if value.get("class_name") == kind]
+    for value in found:
+        value["registered_name"] = kind
     return copy if found else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from keras.src.backend.common import global_state
 from keras.src.saving.serialization_lib import ObjectSharingScope
 
 from .keras_archive import count_numbers, read_keras_file, readable, write_hdf5
-from .keras_config import check_config, names_own_classes, without_statistics
+from .keras_config import check_config, names_own_classes, with_registered
 
 SPARE = 1 << 16  # numbers of a model that its file does not hold: counters and seeds
 _WAITING = "uninitialized_variables"  # where Keras has them while a scope lets it make none
@@ -47,19 +48,38 @@ def load_keras_model(path: str | os.PathLike[str]) -> keras.Model:
 
 
 def _build(config: dict[str, Any], numbers: int) -> Any:
-    registered = keras.saving.get_registered_object
     try:
-        if counted := without_statistics(config):
-            with _nothing_made(numbers, discard=True), ObjectSharingScope():
+        if counted := with_registered(config, "Normalization"):
+            objects = {"Normalization": _counting(numbers)}
+            with _nothing_made(numbers, discard=True), ObjectSharingScope(), keras.saving.custom_object_scope(objects):
                 keras.saving.deserialize_keras_object(counted)
         with _nothing_made(numbers), ObjectSharingScope():
             return keras.saving.deserialize_keras_object(config)
     except (TypeError, ValueError) as error:
         # Your own layers may make variables of numbers, which Keras cannot put off.
-        if _IN_SCOPE not in str(error) or not names_own_classes(config, registered):
+        if _IN_SCOPE not in str(error) or not names_own_classes(config, keras.saving.get_registered_object):
             raise
     with ObjectSharingScope():
         return keras.saving.deserialize_keras_object(config)
+
+
+def _counting(numbers: int) -> type[keras.layers.Layer]:
+    """In place of Normalization, whose `build` computes with as many numbers as its input has channels."""
+
+    class Counting(keras.layers.Layer):
+        def __init__(self, axis: Any = -1, mean: Any = None, variance: Any = None, invert: Any = False, **options: Any):
+            super().__init__(**options)
+            self.axis = [axis] if isinstance(axis, int) else axis or ()
+
+        def build(self, input_shape: tuple[int | None, ...]) -> None:
+            wanted = math.prod(input_shape[axis] or 1 for axis in self.axis)
+            if wanted > numbers + SPARE:
+                raise ValueError(f"Normalization of {wanted} channels, but the weights file holds {numbers} numbers")
+
+        def call(self, inputs: Any) -> Any:
+            return inputs
+
+    return Counting
 
 
 @contextmanager
@@ -71,7 +91,7 @@ def _nothing_made(numbers: int, discard: bool = False) -> Iterator[None]:
     try:
         with keras.StatelessScope(initialize_variables=False):
             yield
-        wanted = sum(_size(variable.shape) for variable in made)
+        wanted = sum(math.prod(variable.shape) for variable in made)
         if wanted > numbers + SPARE:
             raise ValueError(f"its config.json asks for {wanted} numbers, but the weights file holds {numbers}")
         if not discard:
@@ -79,10 +99,3 @@ def _nothing_made(numbers: int, discard: bool = False) -> Iterator[None]:
                 pass  # makes them on its exit
     finally:
         global_state.set_global_attribute(_WAITING, earlier)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
