@@ -66,6 +66,7 @@ _BY_MODULE: dict[str, frozenset[str]] = {
     "keras.src.models.functional": frozenset(["Functional"]),
     "keras.src.models.sequential": frozenset(["Sequential"]),
     "keras.src.models.model": frozenset(["Model"]),
+    "keras.src.applications.convnext": _words("LayerScale StochasticDepth"),
     "keras.src.ops.core": _words("Cast SaturateCast ConvertToTensor StopGradient Slice SliceUpdate ScatterUpdate"),
     "keras": _MODELS | _POLICIES,
 }

@@ -1,7 +1,9 @@
 """HDF5 of any content is read in bounded work by our own reader, which never runs into links, loops or claims."""
 
+import importlib.util
 import io
 import json
+import signal
 import time
 import zipfile
 from collections.abc import Callable
@@ -197,3 +199,19 @@ def test_archives_around_them(tmp_path: Path) -> None:
     refused(archive(**{"config.json": b"[" * 100_000}), "recursion")
     refused(archive(**{"assets/vocabulary.txt": b"x"}), "'assets/vocabulary.txt'")
     refused(archive(**{"config.json": b"{}"}), "no model but a dict")
+
+
+def test_the_fuzzer_finds_nothing(tmp_path: Path) -> None:
+    place = Path(__file__).parents[2] / "tools" / "fuzz_keras_files.py"
+    spec = importlib.util.spec_from_file_location("fuzz_keras_files", place)
+    assert spec is not None
+    assert spec.loader is not None
+    fuzzer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fuzzer)
+    before, lines = signal.getsignal(signal.SIGALRM), []
+    try:
+        assert fuzzer.run(120, 7, tmp_path, None, lines.append) == 0, lines
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert "CheckpointError" in lines[-1]
+    assert "load_model: read" in lines[-1]
