@@ -14,6 +14,7 @@ from typing import Any
 MAX_DEPTH = 150  # dictionaries and lists inside one another; a model inside a model adds six
 MAX_OBJECTS = 100_000  # of a ResNeXt-101 1,600
 MAX_LAYERS = 5_000  # each takes milliseconds to build; NASNetLarge has 1,041
+MAX_SEQUENTIAL = 50_000  # sum of the squares of their lengths: Keras builds one anew with each layer
 MAX_OUTPUTS = 4_096  # of one operation
 LEAST_SIZE = 1 << 16  # numbers up to this are no reason for doubt, however small the weights
 
@@ -99,7 +100,7 @@ def check_config(config: dict[str, Any], weights: int, registered: Registered) -
     most = max(weights, LEAST_SIZE)
     kept: dict[str, Any] = {}
     waiting: list[tuple[Any, Any, str, int]] = [(config, kept, "", 0)]
-    objects = layers = 0
+    objects = layers = sequential = 0
     while waiting:
         value, copy, within, depth = waiting.pop()
         if depth > MAX_DEPTH:
@@ -109,6 +110,7 @@ def check_config(config: dict[str, Any], weights: int, registered: Registered) -
             if "class_name" in value:
                 _check_object(value, registered)
                 layers += _is_layer(value)
+                sequential += _length(value) ** 2
             elif "registered_name" in value or ("module" in value and "config" in value):
                 raise ValueError(f"config.json has an object without a class: {str(value)[:80]}")
             items: Any = ((key, item) for key, item in value.items() if not _is_for_training(key, value))
@@ -128,6 +130,8 @@ def check_config(config: dict[str, Any], weights: int, registered: Registered) -
                 raise ValueError(f"config.json says {name}={item}, but the weights file holds {weights} numbers")
             elif (name == "unroll" and item) or (name == "indices_or_sections" and item > MAX_OUTPUTS):
                 raise ValueError(f"config.json says {name}={item}, which may take for ever to build")
+        if sequential > MAX_SEQUENTIAL:
+            raise ValueError("config.json has a Sequential of too many layers, which would take for ever to build")
         if objects > MAX_OBJECTS or layers > MAX_LAYERS:
             raise ValueError(f"config.json has more than {MAX_LAYERS} layers or {MAX_OBJECTS} objects")
     return kept
@@ -139,6 +143,13 @@ def _is_for_training(key: str, value: dict[str, Any]) -> bool:
 
 def _is_layer(value: dict[str, Any]) -> bool:
     return value["class_name"] not in _PLAIN and value.get("module") not in _PARTS
+
+
+def _length(value: dict[str, Any]) -> int:
+    """How many layers a Sequential has; 0 for anything else."""
+    inner = value.get("config")
+    layers = inner.get("layers") if isinstance(inner, dict) else inner
+    return len(layers) if value["class_name"] == "Sequential" and isinstance(layers, list) else 0
 
 
 def names_own_classes(config: Any, registered: Registered) -> bool:

@@ -192,6 +192,9 @@ SIZES = {
         obj("Normalization", {"name": "conv1", "axis": [1, 2, 3], "mean": 0.0, "variance": 1.0})
     ),
     "unrolled": lambda layers: layers["fc"].update(obj("LSTM", {"name": "fc", "units": 2, "unroll": True})),
+    "a long Sequential": lambda layers: layers["fc"].update(
+        obj("Sequential", {"name": "fc", "layers": [obj("ReLU")] * 300}, "keras")
+    ),
     "CVE-2026-0897, in the config": lambda layers: layers["conv1"]["config"].update(filters=2**40),
 }
 
