@@ -20,6 +20,7 @@ from .weights.hub import fetch_from_hub, is_on_hub
 from .weights.hub_config import read_hub_config
 from .weights.infer import infer_structure
 from .weights.keras_files import KERAS_SUFFIXES, read_keras_weights
+from .weights.keras_models import load_keras_model
 from .weights.lookalikes import options_by_file_name, options_by_looks
 from .weights.names import options_by_names
 from .weights.published import find_by_file_name, find_published, list_pretrained
@@ -87,10 +88,7 @@ def load_model(
     if path.suffix == ".keras":
         if options:
             raise ValueError(f"MODEL={text!r} is a Keras model as it is; {', '.join(options)} cannot change it")
-        try:
-            return keras.saving.load_model(path, compile=False)
-        except Exception as error:  # Keras, zipfile and h5py raise anything at all on broken or foreign files
-            raise ValueError(f"MODEL={text!r} is no readable .keras file: {error}") from error
+        return load_keras_model(path)
     source = read_keras_weights(path) if path.name.endswith(KERAS_SUFFIXES) else path
     model = from_pytorch(source, ema=ema, bgr=bgr, prefix=prefix, **options)
     if known_row := find_by_file_name(path.name):

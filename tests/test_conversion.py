@@ -240,7 +240,9 @@ def test_small_files_that_claim_to_be_huge(tmp_path):
         archive.writestr("config.json", "{}")
         archive.writestr("model.weights.h5", bytes(1 << 26))
     for name in ("huge.weights.h5", "bomb.keras"):
-        with pytest.raises(ValueError, match=rf"{name}: no readable Keras file: .* bytes out of \d+"):
+        with pytest.raises(
+            ValueError, match=rf"{name}: no readable Keras file: .*( bytes out of \d+|not stored in one piece)"
+        ):
             describe_file(tmp_path / name)
     with h5py.File(tmp_path / "twice.weights.h5", "w") as file:
         for place in ("a", "b"):

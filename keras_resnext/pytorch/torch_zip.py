@@ -24,7 +24,7 @@ DESCRIPTOR = 1 << 3  # the flag of sizes and CRC-32 behind the content, and not 
 FLAGS = DESCRIPTOR | 1 << 11 | 0b110  # names in UTF-8, and what compression was told; not encryption or patches
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     place: int  # of the local header
     start: int  # of the content
     packed: int  # bytes in the file
@@ -39,7 +39,7 @@ def _unpack(layout: str, data: mmap.mmap | bytes, position: int, what: str) -> t
     return struct.unpack_from(layout, data, position)
 
 
-def _directory(data: mmap.mmap) -> dict[str, _Entry]:
+def read_directory(data: mmap.mmap) -> dict[str, Entry]:
     """The entries of a zip archive by its central directory, the zip64 one where there is one."""
     end = data.rfind(b"PK\x05\x06", max(0, len(data) - 65557))
     if end < 0:
@@ -52,7 +52,7 @@ def _directory(data: mmap.mmap) -> dict[str, _Entry]:
             raise FormatError("the zip archive's zip64 end is not where its locator says")
     if count > MAX_ENTRIES or start + length > end:
         raise FormatError(f"the zip archive's directory of {count} entries at byte {start} is out of bounds")
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, Entry] = {}
     for _ in range(count):
         magic, flags, method, crc, packed, size, names, extras, comments, offset = _unpack(
             "<4s4xHH4xLLLHHH8xL", data, start, "directory"
@@ -71,7 +71,7 @@ def _directory(data: mmap.mmap) -> dict[str, _Entry]:
         if content + packed > end or (method == 0 and packed != size):
             raise FormatError(f"the zip archive's entry {name!r} is damaged or out of bounds")
         known = None if crc == 0 and flags & DESCRIPTOR else crc
-        entries[name] = _Entry(offset, content, packed, size, method == 0, known)
+        entries[name] = Entry(offset, content, packed, size, method == 0, known)
         start += 46 + names + extras + comments
     for first, second in itertools.pairwise(sorted(entries.values())):
         if first.start + first.packed > second.place:
@@ -114,7 +114,7 @@ def _zip64(extra: bytes, values: tuple[int, ...]) -> Iterator[int]:
 
 def read_zip(data: mmap.mmap) -> Any:
     """What `data.pkl` builds; its storages are views of the stored entries beside it."""
-    entries, whole = _directory(data), memoryview(data)
+    entries, whole = read_directory(data), memoryview(data)
     if {"config.json", "metadata.json"} <= entries.keys():
         raise FormatError("not a checkpoint but a Keras model (.keras); load it with keras.saving.load_model")
     roots = [name[: -len("data.pkl")] for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
@@ -125,7 +125,7 @@ def read_zip(data: mmap.mmap) -> Any:
         raise FormatError(f"a TorchScript archive (torch.jit.save); {HINT}")
 
     @functools.cache
-    def content(name: str) -> _Entry:
+    def content(name: str) -> Entry:
         entry = entries.get(root + name)
         if entry is None or not entry.plain:
             raise FormatError(f"the zip archive's entry {name!r} is {'compressed' if entry else 'missing'}")

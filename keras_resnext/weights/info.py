@@ -23,7 +23,8 @@ from .find_network import WAYS_OUT, find_network
 from .fit import blaming_the_checkpoint
 from .hub import fetch_from_hub
 from .infer import infer_built, infer_from_names, infer_norm
-from .keras_files import KERAS_SUFFIXES, read_config, read_keras_weights
+from .keras_archive import read_config
+from .keras_files import KERAS_SUFFIXES, read_keras_weights
 from .layouts import detect_layout
 from .names import canonical_names
 from .published import find_by_sha256

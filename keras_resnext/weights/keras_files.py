@@ -1,21 +1,16 @@
 """Keras's own files: read by their layers' names without building a model, written whole or not at all."""
 
-import io
-import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import h5py
-import ml_dtypes
 import numpy as np
 
 from ..files import placed_whole
 from ..preprocessing import Preprocessing
+from .keras_archive import read_config, read_keras_file, readable
 from .names import module_name
 
 KERAS_SUFFIXES = (".keras", ".weights.h5")
@@ -23,7 +18,6 @@ KERAS_SUFFIXES = (".keras", ".weights.h5")
 # Entries of a layer in the order in which Keras writes them, by the rank of the first: norms, dense, convolutions.
 _ENTRIES = {1: ("weight", "bias", "running_mean", "running_var"), **dict.fromkeys((2, 3, 4), ("weight", "bias"))}
 _TO_PYTORCH = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
-MAX_EXPANSION = 10  # bytes read for one in the file; weights hardly compress
 _RECORD = "keras_resnext>InputPreprocessing"
 
 
@@ -57,27 +51,32 @@ def save_keras(model: Any, path: str | os.PathLike[str]) -> None:
 def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The weights in a .keras or .weights.h5 file under mmcls's names and in PyTorch's shapes, as a state_dict is.
 
+    The arrays are views of the mapped file, which must not be truncated meanwhile.
+
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no readable file of Keras, or one whose layers have no names (Keras before 3.10).
+        CheckpointError: no readable file of Keras, or one whose layers have no names (Keras before 3.10). It is a
+            ValueError.
     """
     weights: dict[str, np.ndarray] = {}
-
-    def visit(place: str, group: Any) -> None:
-        if not isinstance(group, h5py.Group) or not place.startswith("layers/") or "name" not in group.attrs:
-            return
-        arrays = [_read(group, str(index)) for index in range(len(group))]
-        kinds = _ENTRIES.get(arrays[0].ndim, ()) if arrays else ()
-        if len(arrays) > len(kinds):
-            raise ValueError(f"layer {group.attrs['name']!r} is of no kind that a ResNeXt has")
-        for kind, array in zip(kinds, arrays, strict=False):
-            axes, name = _TO_PYTORCH.get(array.ndim), f"{module_name(str(group.attrs['name']))}.{kind}"
-            if name in weights:
-                raise ValueError(f"two layers are called {group.attrs['name']!r}")
-            weights[name] = array.transpose(axes) if axes else array
-
-    with _readable(path), _open_weights(path) as file:
-        file.visititems(visit)  # it follows no links
+    contents = read_keras_file(path).weights
+    members: dict[str, list[str]] = {}
+    for place in contents.arrays:
+        members.setdefault(place.rpartition("/")[0], []).append(place)
+    with readable(path):
+        for place, attributes in contents.groups.items():
+            if not place.startswith("layers/") or "name" not in attributes:
+                continue
+            inside, layer = members.get(place, ()), attributes["name"]
+            arrays = [contents.arrays[f"{place}/{index}"] for index in range(len(inside))]
+            kinds = _ENTRIES.get(arrays[0].ndim, ()) if arrays else ()
+            if len(arrays) > len(kinds):
+                raise ValueError(f"layer {layer!r} is of no kind that a ResNeXt has")
+            for kind, array in zip(kinds, arrays, strict=False):
+                axes, name = _TO_PYTORCH.get(array.ndim), f"{module_name(layer)}.{kind}"
+                if name in weights:
+                    raise ValueError(f"two layers are called {layer!r}")
+                weights[name] = array.transpose(axes) if axes else array
         if not weights:
             raise ValueError("its layers have no names, or no weights")
     return weights
@@ -89,7 +88,7 @@ def read_preprocessing(path: str | os.PathLike[str]) -> Preprocessing | None:
     Raises:
         FileNotFoundError, ValueError: as `read_keras_weights`.
     """
-    with _readable(path):
+    with readable(path):
         waiting: list[Any] = [read_config(path)]
         while waiting:
             value = waiting.pop()
@@ -100,51 +99,3 @@ def read_preprocessing(path: str | os.PathLike[str]) -> Preprocessing | None:
             elif isinstance(value, list):
                 waiting.extend(value)
     return None
-
-
-def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The `config.json` of a .keras file."""
-    with _readable(path), zipfile.ZipFile(path) as archive:
-        config = json.loads(_member(archive, "config.json").read())
-        if not isinstance(config, dict):
-            raise ValueError("its config.json is no dictionary")
-        return config
-
-
-@contextmanager
-def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # zipfile, h5py and json raise anything at all on broken or foreign files
-        raise ValueError(f"{os.fspath(path)}: no readable Keras file: {error}") from error
-
-
-@contextmanager
-def _open_weights(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    if os.fspath(path).endswith(".keras"):
-        with zipfile.ZipFile(path) as archive, h5py.File(_member(archive, "model.weights.h5")) as file:
-            yield file
-    else:
-        with h5py.File(path) as file:
-            yield file
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    """A file in the archive, in memory if it is not huge for what is stored of it."""
-    stored = archive.getinfo(name)
-    if stored.file_size > MAX_EXPANSION * stored.compress_size + (1 << 20):
-        raise ValueError(f"{name} is {stored.file_size} bytes out of {stored.compress_size}, which no weights are")
-    return io.BytesIO(archive.read(stored))
-
-
-def _read(group: Any, name: str) -> np.ndarray:
-    dataset = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
-    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
-        raise ValueError(f"{group.name}/{name} is no array of this file's own")
-    if dataset.nbytes > MAX_EXPANSION * dataset.id.get_storage_size():
-        raise ValueError(f"{dataset.name} is {dataset.nbytes} bytes out of {dataset.id.get_storage_size()} in the file")
-    array = np.asarray(dataset[()])
-    # h5py has no bfloat16: Keras stores its bytes and an attribute.
-    return array.view(ml_dtypes.bfloat16) if array.dtype.kind == "V" and array.dtype.itemsize == 2 else array
