@@ -11,6 +11,7 @@ import keras
 from .model import ResNeXt, create
 from .network.architectures import ARCHITECTURES
 from .network.checks import describe_choices, describe_unknown
+from .network.initializers import weights_follow
 from .network.layer_cfg import read_norm_cfg
 from .pytorch.checkpoint import CheckpointError
 from .pytorch.folder import PYTORCH_SUFFIXES, is_checkpoint_folder
@@ -167,7 +168,8 @@ def from_pytorch(
     inferred["include_top"] = (inferred["include_top"] and whole) or options.get("classes") is not None
     if options.get("out_indices") is not None or options.get("pooling") is not None:
         inferred["include_top"] = False
-    model = ResNeXt(**{**inferred, **options})
+    with weights_follow():
+        model = ResNeXt(**{**inferred, **options})
     assign(model, entries, adapting=True)
     mark_as_configured(model, config)
     return model

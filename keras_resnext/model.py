@@ -20,6 +20,7 @@ from .network.blocks import stem as build_stem
 from .network.checks import describe_unknown
 from .network.elements import LAST
 from .network.images import make_images
+from .network.initializers import weights_follow
 from .network.input_preprocessing import InputPreprocessing, usual_preprocessing
 from .network.structure import Structure
 from .weights.sources import load_weights
@@ -176,12 +177,13 @@ def ResNeXt(
     if structure.in_channels == 3:
         usual = usual_preprocessing(image.shape[1:3], structure)
         x = InputPreprocessing(usual, name="preprocessing")(x)
-    x = build_stem(x, structure)
     maps = []
-    for stage in structure.stages:
-        for block in stage:
-            x = bottleneck(x, structure, block)
-        maps.append(x)
+    with weights_follow(weights is not None):
+        x = build_stem(x, structure)
+        for stage in structure.stages:
+            for block in stage:
+                x = bottleneck(x, structure, block)
+            maps.append(x)
     outputs = _head(x, structure, classifier_activation) if include_top else _features(maps, structure)
     inputs = image if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
     model = keras.Model(inputs, outputs, name=name or structure.variant)

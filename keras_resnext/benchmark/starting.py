@@ -57,7 +57,7 @@ def load(work: Work) -> Callable[[], object]:
 
     def run() -> object:
         keras.backend.clear_session()
-        return keras_resnext.from_pytorch(work.folder / WEIGHTS).predict(images, verbose=0)
+        return keras.ops.convert_to_numpy(keras_resnext.from_pytorch(work.folder / WEIGHTS)(images, training=False))
 
     return run
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from keras import layers
 
-from .elements import LAST, activate, convolution, kaiming, norm
+from .elements import LAST, activate, convolution, norm
+from .initializers import KaimingNormal
 from .layers import MeanOverMap, MixedPaths
 from .normalization import LayerNorm
 from .stages import SK_DILATIONS, Block
@@ -41,7 +42,7 @@ def _efficient_channel(x: Tensor, size: int, name: str) -> Tensor:
         data_format=LAST,
         use_bias=False,
         activation="sigmoid",
-        kernel_initializer=kaiming(),
+        kernel_initializer=KaimingNormal(),
         name=f"{name}_conv",
     )(gate)
     gate = layers.Reshape((1, 1, channels), name=f"{name}_by_channel")(gate)
@@ -85,5 +86,5 @@ def select_kernels(x: Tensor, structure: Structure, block: Block) -> Tensor:
 
 def _dense(x: Tensor, width: int, name: str, activation: str | None = None, **options: Any) -> Tensor:
     """A 1x1 convolution with a bias."""
-    options = {"kernel_initializer": kaiming(), **options}
+    options = {"kernel_initializer": KaimingNormal(), **options}
     return layers.Conv2D(width, 1, data_format=LAST, activation=activation, name=name, **options)(x)

@@ -5,9 +5,9 @@ Everything is (batch, height, width, channels), whatever Keras's `image_data_for
 
 from typing import Any
 
-import keras
 from keras import layers
 
+from .initializers import KaimingNormal
 from .layers import GroupedConv2D, WSConv2D
 from .normalization import norm_layer
 from .stages import ACTIVATIONS
@@ -43,7 +43,7 @@ def convolution(
         dilation_rate=dilation,
         groups=groups,
         use_bias=False,
-        kernel_initializer=kaiming(),
+        kernel_initializer=KaimingNormal(),
         name=name,
     )(x)
 
@@ -56,8 +56,3 @@ def norm(x: Tensor, structure: Structure, *, name: str, zero: bool = False) -> T
 def activate(x: Tensor, structure: Structure, *, name: str) -> Tensor:
     activation = ACTIVATIONS[structure.activation].keras
     return (layers.ReLU(name=name) if activation == "relu" else layers.Activation(activation, name=name))(x)
-
-
-def kaiming() -> keras.initializers.Initializer:
-    """He initialisation over the fan out, as mmcls. PyTorch's fan out of a grouped kernel is not divided by groups."""
-    return keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")

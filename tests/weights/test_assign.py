@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from keras_resnext import ResNeXt, create, from_pytorch, load_pytorch_weights
-from keras_resnext.pytorch import CheckpointError
+from keras_resnext.pytorch import CheckpointError, write_checkpoint
+from keras_resnext.weights.assign import structure_of
 from keras_resnext.weights.infer import infer_from_names
 from tests import references
 from tests.support import randomise, relative_error
+from tests.weights.small_states import make_state
 
 
 def images(*shape):
@@ -270,3 +272,22 @@ def test_what_is_no_number_leaves_the_model_alone(tiny):
             from_pytorch(source)
     with pytest.raises(ValueError, match=r"model must be a keras\.Model"):
         load_pytorch_weights(None, tiny)
+
+
+def test_no_random_numbers_are_drawn_for_what_is_loaded(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path / "x.pth", make_state(0))
+    model = from_pytorch(tmp_path / "x.pth")
+    kernels = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", lambda *_, **__: pytest.fail("random numbers"))
+    for again in (from_pytorch(tmp_path / "x.pth"), rebuilt(model, weights=tmp_path / "x.pth")):
+        for before, after in zip(model.weights, again.weights, strict=True):
+            assert np.array_equal(before, after)
+    monkeypatch.undo()
+    initial = kernels[0].kernel_initializer
+    assert np.std(initial((3, 3, 8, 8))) > 0.01
+    assert type(initial).from_config(initial.get_config())((3, 3, 8, 8)).shape == (3, 3, 8, 8)
+    assert all(np.std(layer.kernel) > 0 for layer in rebuilt(model).layers if isinstance(layer, keras.layers.Conv2D))
+
+
+def rebuilt(model, **options):
+    return ResNeXt(**{**structure_of(model).options(), **options}, input_shape=(None, None, 3))
