@@ -178,7 +178,7 @@ def to_rgb(image: Image.Image, exif: bool = True) -> Image.Image:
         ValueError: values of 32 bits, whose range nobody knows.
     """
     image.load()  # TIFF files are turned by Pillow itself
-    turn = _TURNS.get(_orientation(image)) if exif else None
+    turn = _TURNS.get(read_orientation(image)) if exif else None
     # "I" is of 32 bits, but PGM files of 16 are opened as it, and by Pillow before 11 PNG files.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         values = np.asarray(image).astype("int64")
@@ -188,7 +188,7 @@ def to_rgb(image: Image.Image, exif: bool = True) -> Image.Image:
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def _orientation(image: Image.Image) -> int:
+def read_orientation(image: Image.Image) -> int:
     """EXIF's tag, as exported graphs read it (`data/tf_orientation.py`); 1 where it is missing or damaged.
 
     Not Pillow's `getexif`, which looks into XMP too, as graphs and browsers do not, and warns of damage.

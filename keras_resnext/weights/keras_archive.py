@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import mmap
 import os
@@ -69,15 +70,17 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         return _config(data, read_directory(data))
 
 
-def write_hdf5(contents: Contents, path: str | os.PathLike[str]) -> None:
-    """Writes what was read, and nothing else, as Keras would."""
-    with h5py.File(path, "w") as file:
+def to_hdf5(contents: Contents) -> io.BytesIO:
+    """What was read, and nothing else, as Keras would write it. In memory: HDF5 crashes where a disk is full."""
+    clean = io.BytesIO()
+    with h5py.File(clean, "w") as file:
         for place, attributes in contents.groups.items():
             file.require_group(place or "/").attrs.update(attributes)
         for place, array in contents.arrays.items():
             dataset = file.create_dataset(place, data=array)
             if array.dtype.name == "bfloat16":
                 dataset.attrs["dtype"] = "bfloat16"
+    return clean
 
 
 def _mapped(path: str | os.PathLike[str]) -> mmap.mmap:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import keras
 from keras.src.backend.common import global_state
+from keras.src.saving import saving_lib
 from keras.src.saving.serialization_lib import ObjectSharingScope
 
-from .keras_archive import count_numbers, read_keras_file, readable, write_hdf5
+from .keras_archive import count_numbers, read_keras_file, readable, to_hdf5
 from .keras_config import check_config, names_own_classes, with_registered
 
 SPARE = 1 << 16  # numbers of a model that its file does not hold: counters and seeds
@@ -37,14 +38,25 @@ def load_keras_model(path: str | os.PathLike[str]) -> keras.Model:
     with readable(path):
         numbers = count_numbers(file.weights)
         config = check_config(file.config or {}, numbers, keras.saving.get_registered_object)
-        with tempfile.TemporaryDirectory() as folder:
-            clean = Path(folder, "clean.weights.h5")
-            model = _build(config, numbers)
-            if not isinstance(model, keras.Model):
-                raise ValueError(f"it holds no model but a {type(model).__name__}")
-            write_hdf5(file.weights, clean)
-            model.load_weights(clean)
+        model = _build(config, numbers)
+        if not isinstance(model, keras.Model):
+            raise ValueError(f"it holds no model but a {type(model).__name__}")
+        _load_weights(model, to_hdf5(file.weights))
     return model
+
+
+def _load_weights(model: keras.Model, hdf5: io.BytesIO) -> None:
+    """`Model.load_weights`, which takes no file in memory."""
+    failed: set[int] = set()
+    errors: dict[int, Any] = {}
+    with contextlib.closing(saving_lib.H5IOStore(hdf5)) as store:
+        seen: set[int] = set()
+        saving_lib._load_state(
+            model, store, None, "", visited_saveables=seen, failed_saveables=failed, error_msgs=errors
+        )
+    if failed:
+        _, error = next(iter(errors.values()))
+        raise ValueError(f"{len(failed)} layers do not fit its weights: {error}")
 
 
 def _build(config: dict[str, Any], numbers: int) -> Any:

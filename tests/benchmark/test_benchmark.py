@@ -57,7 +57,7 @@ def test_the_command_measures_and_writes(tmp_path, capsys, monkeypatch):
     assert rows["training"]["absent"] == {"images_torch": "not installed: no_library"}
     assert "Without other: not installed: no_library" in shown
     assert 0 < rows["training"]["limit"] < 1
-    assert rows["training"]["memory"]["train"] > 1e8
+    assert rows["training"]["memory"]["train"] > 1e7
     if rows["gpu-training"]["figure"] is None:
         assert rows["gpu-training"]["missing"] == "no GPU here"
     markdown = (tmp_path / "figures" / "benchmark.md").read_text()

@@ -112,7 +112,7 @@ def test_export_tells_where_the_model_came_from(saved, tmp_path, capsys):
         (["predict", "resnext51", "{image}"], "MODEL='resnext51' is neither a file ending in .keras"),
         (["predict", "none.keras", "{image}"], "MODEL='none.keras': there is no such file"),
         (["predict", "{text}.pth", "{image}"], ".pth"),
-        (["predict", "{text}.keras", "{image}"], "is no readable .keras file"),
+        (["predict", "{text}.keras", "{image}"], "no readable Keras file"),
         (["predict", "{saved}", "none.png"], "image='none.png': there is no such file"),
         (["predict", "{saved}", "{text}.pth"], "is not an image"),
         (["predict", "{saved}", "{image}", "--labels", "{text}.pth"], "labels has 1 names; it must have 7"),

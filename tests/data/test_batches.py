@@ -5,17 +5,19 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import data
 
 import keras_resnext
 from keras_resnext.data import (
     Augmentation,
     Plan,
     ValidationBatches,
+    crops,
     read_listing,
     training_batches,
-    transforms,
 )
-from keras_resnext.data.transforms import recolour
+from keras_resnext.data.crops import shrink_windows
+from keras_resnext.data.transforms import crop_windows, recolour
 from keras_resnext.preprocessing import load_image, preprocess_input
 from tests import references  # noqa: F401  declares what torchvision needs to import
 
@@ -70,7 +72,7 @@ def test_random_crops_without_antialiasing(listing, options):
     np.testing.assert_array_equal(np.argmax(labels, 1), listing.labels[step.indices])
     for image, index, draws, seed in zip(images.numpy(), step.indices, step.draws, step.seeds, strict=True):
         whole = np.asarray(Image.open(BytesIO(listing.read(index))).convert("RGB"))
-        top, left, height, width = transforms.crop_windows(draws, *whole.shape[:2], (0.08, 1.0), (3 / 4, 4 / 3))
+        top, left, height, width = crop_windows(draws, *whole.shape[:2], (0.08, 1.0), (3 / 4, 4 / 3))
         crop = whole[top : top + height, left : left + width]
         expected = tf.image.resize(crop[:, ::-1] if draws[-1] < 0.5 else crop, (8, 8)).numpy()
         if options:
@@ -99,6 +101,37 @@ def test_a_cropped_jpeg_is_what_pillow_decodes(options, tmp_path):
         for engine in ("tf.data", "python")
     ]
     np.testing.assert_allclose(next(iter(batches[0]))[0], batches[1][0][0], atol=1e-5)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_large_jpegs_are_shrunk_while_they_are_decoded(orientation, tmp_path, monkeypatch):
+    """By both engines alike, and half a grey level off on average; turned ones by Pillow alone."""
+    size, exif = 24, Image.Exif()
+    exif[0x0112] = orientation
+    for name, photograph in {"a": data.astronaut(), "b": data.coffee()}.items():
+        (tmp_path / name).mkdir()
+        Image.fromarray(photograph).resize((640, 427)).save(tmp_path / name / "0.jpg", quality=90, exif=exif)
+    listing = read_listing(tmp_path)
+    plan, augmentation = Plan(2, 2, seed=1, repeats=1), Augmentation(size=size, flip=0.0)
+
+    def levels(engine):
+        batches = training_batches(listing, plan, augmentation, PREPROCESSING, range(8), engine=engine)
+        images = [np.asarray(batches[i][0]) for i in range(8)] if engine == "python" else [x for x, _ in batches]
+        return np.stack(images) * np.float32(PREPROCESSING.std) + np.float32(PREPROCESSING.mean)
+
+    shrunk = levels("tf.data")
+    assert np.abs(shrunk - levels("python")).max() < 1.01  # a rounding
+    factors = {
+        int(by)
+        for i in range(8)
+        for draws in plan.step(i).draws
+        for by in shrink_windows(crop_windows(draws, 427, 640, (0.08, 1), (3 / 4, 4 / 3))[None], [[427, 640]], size)[0]
+    }
+    assert factors == {2, 4, 8}
+    monkeypatch.setattr(crops, "GAP", 1000)
+    whole = levels("python")
+    assert 0 < np.abs(shrunk - whole).mean() < 0.6
+    assert np.abs(shrunk - whole).max() < 25
 
 
 def test_processes_share_a_batch(listing):

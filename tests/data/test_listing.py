@@ -233,7 +233,7 @@ def test_grey_of_16_bits_keeps_its_shades(name, tmp_path):
     np.testing.assert_array_equal(load_image(tmp_path / name, 8), expected)
     data, draws = (tmp_path / name).read_bytes(), np.full(DRAWS, 0.99)
     shown = crop_image(data, draws, Augmentation(size=8, crop_scale=(1, 1), crop_ratio=(1, 1)))
-    np.testing.assert_array_equal(np.asarray(shown), expected)
+    np.testing.assert_array_equal(np.asarray(shown.image), expected)
 
 
 def test_values_of_32_bits_are_refused(tmp_path):

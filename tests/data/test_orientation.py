@@ -70,7 +70,7 @@ def test_damaged_exif_is_ignored():
 def test_training_crops(orientation):
     data = encoded(orientation)
     whole = Augmentation(crop_scale=(1.0, 1.0), crop_ratio=(0.5, 2.0))
-    crop = np.asarray(crop_image(data, np.full(DRAWS, 0.5), whole))
+    crop = np.asarray(crop_image(data, np.full(DRAWS, 0.5), whole).image)
     corner = np.asarray(upright(data))[2, 2]
     assert np.abs(crop[2, 2].astype(int) - corner).max() < 30
 

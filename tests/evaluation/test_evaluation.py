@@ -309,7 +309,7 @@ def test_arguments_out_of_range(options: dict[str, Any], message: str, model: ke
     [
         ("m.tflite", b"no such", "is no TFLite file"),
         ("m.onnx", b"no such", "is no readable ONNX file"),
-        ("m.keras", b"no such", "is no readable .keras file"),
+        ("m.keras", b"no such", "no readable Keras file"),
         ("folder/x", b"", "is a folder without a model: neither best.keras of a training run nor a SavedModel"),
         ("folder/1/saved_model.pb", b"no such", "is no readable SavedModel"),
     ],

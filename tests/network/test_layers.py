@@ -183,6 +183,8 @@ def test_no_xla_wrapper_and_no_xla_on_cpu():
 
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-5), ("float64", 1e-12)])
 def test_weight_standardisation_is_mmcv_s(dtype, error):
+    if dtype == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX computes in float32 unless told otherwise at start")
     rng = np.random.default_rng(0)
     x, kernel = rng.standard_normal((2, 8, 8, 6)), rng.standard_normal((3, 3, 3, 4))
     layer = layers.WSConv2D(4, 3, groups=2, use_bias=False, dtype=dtype)
