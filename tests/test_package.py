@@ -82,7 +82,9 @@ print(model.predict(np.zeros((1, 32, 32, 3)), verbose=0).shape, keras_resnext.de
     assert python(code, KERAS_BACKEND="jax") == "(1, 3) True"
 
 
-@pytest.mark.parametrize("module", ["layers", "lowerings", "normalization", "input_preprocessing", "remat", "blocks"])
+@pytest.mark.parametrize(
+    "module", ["initializers", "layers", "lowerings", "normalization", "input_preprocessing", "remat", "blocks"]
+)
 def test_any_module_may_be_the_first_to_import_keras(module):
     code = f"import keras_resnext.network.{module}, keras; print(*keras.saving.get_custom_objects())"
     assert {"keras_resnext>GroupedConv2D", "keras_resnext>BatchNorm"} <= set(python(code, **QUICK).split())

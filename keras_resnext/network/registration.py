@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 # The modules whose classes saved models may name.
-MODULES = ("input_preprocessing", "layers", "normalization", "remat")
+MODULES = ("initializers", "input_preprocessing", "layers", "normalization", "remat")
 
 
 def register_with_keras() -> None:
