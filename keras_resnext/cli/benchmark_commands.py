@@ -59,7 +59,7 @@ def benchmark(
         column.no_wrap = True
     for cells in tables.table(found):
         shown.add_row(*cells)
-    out = PlainConsole(highlight=False, width=None if sys.stdout.isatty() else 200)
+    out = PlainConsole(highlight=False, width=None if sys.stdout.isatty() else 260)
     for line in tables.describe(machine):
         out.print(line, markup=False, soft_wrap=True)
     out.print(shown)
