@@ -99,12 +99,12 @@ def draw(path: Path, found: Sequence[Measurement]) -> None:
     axis = figure.subplots()
     for place, measured in enumerate(reversed(shown)):
         row, value = _KNOWN[measured.row], float(measured.figure or 0)
-        missed = is_missed(measured)
-        axis.barh(place, value, color=_MISSED if missed else _OURS, height=0.6)
+        axis.barh(place, value, color=_MISSED if is_missed(measured) else _OURS, height=0.6)
         inside = value > 0.2  # at a bar's root, clear of what is promised
-        text = _figure("ratio", value) + (" missed" if missed else "")
-        color = "white" if inside else "black"
-        axis.text(0.03 if inside else value + 0.03, place, text, va="center", fontsize=9, color=color)
+        axis.text(
+            0.03 if inside else value + 0.03, place, _figure("ratio", value), va="center", fontsize=9,
+            color="white" if inside else "black",
+        )  # fmt: skip
         if row.bar is not None:
             axis.plot([row.bar] * 2, [place - 0.4, place + 0.4], color=_BAR, linewidth=2)
     axis.axvline(1, color=_PEER, linestyle="--", linewidth=1)
