@@ -137,8 +137,12 @@ def read_zip(data: mmap.mmap) -> Any:
     if order and (written := data[order.start : order.start + min(order.size, 16)]) != b"little":
         raise FormatError(f"byte order {written!r}; only little-endian files are read")
 
+    kinds: dict[str, np.dtype[Any]] = {}
+
     def storage(identity: tuple[Any, ...]) -> np.ndarray:
         dtype, key, count = storage_id(identity)
+        if kinds.setdefault(key, dtype) != dtype:  # PyTorch would take the first for all
+            raise FormatError(f"storage {key!r} has two types, {kinds[key]} and {dtype}")
         entry = content(f"data/{key}")
         if count != entry.size // dtype.itemsize:
             raise FormatError(f"storage {key!r} has {entry.size} bytes and should have {count} elements of {dtype}")

@@ -228,3 +228,11 @@ def row(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[st
 )
 def test_safetensors_headers(tmp_path: Path, content: bytes, match: str) -> None:
     refuse(tmp_path / "x.safetensors", content, match)
+
+
+def test_a_storage_of_two_types(tmp_path: Path) -> None:
+    """torch.load takes the first type for all tensors of a storage: no file that torch wrote has two."""
+    other = TENSOR.removeprefix(b"\x80\x02").removesuffix(b".").replace(b"FloatStorage", b"IntStorage")
+    both = TENSOR.removesuffix(b".") + other + b"\x86."
+    content = zipped([("archive/data.pkl", both), ("archive/data/0", bytes(16)), ("archive/version", b"3\n")])
+    refuse(tmp_path / "x.pth", content, "storage '0' has two types, float32 and int32")

@@ -69,6 +69,7 @@ def rezip(pickled: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/version", "3\n")
         for key in range(8):
             archive.writestr(f"archive/data/{key}", bytes(range(96)))
     return buffer.getvalue()

@@ -249,7 +249,11 @@ class Entry(NamedTuple):
 def zipped(rng: random.Random, pickled_data: bytes, lie: float = 0.5) -> bytes:
     """An archive as torch writes it; with the chance `lie` one of its numbers is wrong, an entry doubled or moved."""
     stored = bytes(range(STORED))
-    entries = [Entry(b"a/data.pkl", pickled_data), *(Entry(f"a/data/{key}".encode(), stored) for key in range(8))]
+    entries = [
+        Entry(b"a/data.pkl", pickled_data),
+        Entry(b"a/version", b"3\n"),
+        *(Entry(f"a/data/{key}".encode(), stored) for key in range(8)),
+    ]
     lying = rng.random() < lie
     kind = rng.randrange(8) if lying else -1
     victim = rng.randrange(len(entries))

@@ -176,7 +176,7 @@ def _difference(ours: Any, theirs: Any, depth: int = 0) -> str:
         if ours.dtype.name != str(theirs.dtype).removeprefix("torch."):
             return f"{ours.dtype} for {theirs.dtype}"
         raw = (
-            theirs.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+            torch.empty(theirs.numel(), dtype=theirs.dtype).copy_(theirs.detach().flatten()).view(torch.uint8).numpy()
             if theirs.numel()
             else np.empty(0, "uint8")
         )
