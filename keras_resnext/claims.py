@@ -1,4 +1,4 @@
-"""What is written aside in a folder: what a killed process left is told from what a living one still needs.
+"""Temporary files in a folder: tells those of a killed process, to be removed, from those of a running one.
 
 Whoever writes aside holds a lock on `.TOKEN.writing`, and all its names there begin with `.TOKEN.`. The system drops
 the lock when the process ends, however it ends, and so the next one to write in that folder knows what is left over.

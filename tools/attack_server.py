@@ -17,7 +17,6 @@ import json
 import multiprocessing
 import os
 import random
-import shutil
 import socket
 import struct
 import threading
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from load_server import NAME, Connection, Server, image, malformed, request_for, working_base
+from load_server import NAME, Connection, Server, image, malformed, replace_version, request_for, working_base
 from PIL import Image
 
 PREDICT, CLASSIFY = f"/v1/models/{NAME}:predict", f"/v1/models/{NAME}:classify"
@@ -188,16 +187,7 @@ def swap(server: Server, base: Path, stop: threading.Event, seconds: float, outc
             config.write_text("model_config_list {", encoding="utf-8")
             stop.wait(2)
             config.unlink()
-        shutil.copytree(base / str(number), base / ".incoming")
-        (base / ".incoming").rename(base / str(number + 1))
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            rows = json.loads(connection.ask(f"/v1/models/{NAME}")[1])["model_version_status"]
-            if any(row["version"] == str(number + 1) and row["state"] == "AVAILABLE" for row in rows):
-                break
-            time.sleep(0.05)
-        shutil.rmtree(base / str(number))
-        number += 1
+        number = replace_version(connection, base, number)
         outcomes["swaps"] += 1
 
 

@@ -84,18 +84,19 @@ def archived(parts: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes
     return buffer.getvalue()
 
 
-def strange_hdf5(folder: Path) -> Iterator[bytes]:
-    """HDF5 files of kinds that Keras does not write, each small."""
+def made(fill: Callable[[h5py.File], Any], **options: Any) -> bytes:
+    """A small HDF5 file as Keras writes it, with what `fill` adds; `options` of `h5py.File`."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", **options) as file:
+        group = file.create_group("layers/conv/vars")
+        group.attrs["name"] = "conv1"
+        group["0"] = np.ones((3, 3, 3, 8), "float32")
+        fill(file)
+    return buffer.getvalue()
 
-    def made(fill: Callable[[h5py.File], Any], **options: Any) -> bytes:
-        path = folder / "strange.h5"
-        path.unlink(missing_ok=True)
-        with h5py.File(path, "w", **options) as file:
-            group = file.create_group("layers/conv/vars")
-            group.attrs["name"] = "conv1"
-            group["0"] = np.ones((3, 3, 3, 8), "float32")
-            fill(file)
-        return path.read_bytes()
+
+def strange_hdf5() -> Iterator[bytes]:
+    """HDF5 files of kinds that Keras does not write, each small."""
 
     def linked(file: h5py.File) -> None:
         for index in range(2000):
@@ -179,7 +180,7 @@ class Cases:
         parts, whole = parts_of(small()), parts_of(network())
         self.parts, self.config = parts, json.loads(parts["config.json"])
         self.network = whole["model.weights.h5"]
-        self.strange = list(strange_hdf5(folder))
+        self.strange = list(strange_hdf5())
 
     def make(self, number: int) -> tuple[str, bytes]:
         """(suffix, content)."""

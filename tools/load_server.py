@@ -136,6 +136,20 @@ def malformed(good: bytes, size: int) -> list[tuple[str, bytes]]:
     ]
 
 
+def replace_version(connection: Connection, base: Path, number: int) -> int:
+    """Puts the next version beside this one, whose folder goes when the new one answers; its number."""
+    shutil.copytree(base / str(number), base / ".incoming")
+    (base / ".incoming").rename(base / str(number + 1))
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        rows = json.loads(connection.ask(f"/v1/models/{NAME}")[1])["model_version_status"]
+        if any(row["version"] == str(number + 1) and row["state"] == "AVAILABLE" for row in rows):
+            break
+        time.sleep(0.05)
+    shutil.rmtree(base / str(number))
+    return number + 1
+
+
 def run_load(server: Server, base: Path, options: argparse.Namespace, size: int) -> Row:
     """Good and bad requests from concurrent clients while versions come and go."""
     goods = [request_for(image(size, seed)) for seed in range(16)]
@@ -179,16 +193,7 @@ def run_load(server: Server, base: Path, options: argparse.Namespace, size: int)
         """The next version every few seconds; the old one's folder goes when the new one answers."""
         connection, number = Connection(server.port), max(int(f.name) for f in base.iterdir() if f.name.isdecimal())
         while not warm.wait(options.swap_seconds):
-            shutil.copytree(base / str(number), base / ".incoming")
-            (base / ".incoming").rename(base / str(number + 1))
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                rows = json.loads(connection.ask(f"/v1/models/{NAME}")[1])["model_version_status"]
-                if any(row["version"] == str(number + 1) and row["state"] == "AVAILABLE" for row in rows):
-                    break
-                time.sleep(0.05)
-            shutil.rmtree(base / str(number))
-            number += 1
+            number = replace_version(connection, base, number)
             outcomes["swaps"] += 1
             memories.append(server.memory)
 

@@ -58,7 +58,7 @@ def ours(folder: Path, size: int, *, antialias: bool, batch: int = BATCH) -> Cal
 
 
 def _several(take: Callable[[], Any], batches: int = BATCHES) -> Callable[[], Seconds]:
-    """Seconds for so many batches; those that a pipeline may have read ahead, while others had their turn, go first."""
+    """Times that many batches. The first few are not timed: the pipeline may have read them ahead between its turns."""
 
     def run() -> Seconds:
         for _ in range(AHEAD):

@@ -97,7 +97,7 @@ class SavedState:
         return ValueError(f"checkpoint={str(self.path)!r} cannot be read: it is {what}; delete it to begin anew")
 
     def check_progress(self, steps_per_epoch: int, epochs: int) -> None:
-        """Whether the state is one that a run of so many epochs can be in.
+        """Checks that the saved state belongs to a run of `epochs` epochs.
 
         Raises:
             ValueError: an entry is missing, of another type, or does not fit the others.

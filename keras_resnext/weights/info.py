@@ -55,8 +55,8 @@ class FileInfo:
         parameters: trainable numbers; running statistics and counters are not among them.
         dtypes: of the entries, the most frequent first.
         averaged: whether the file also holds a moving average of the weights.
-        published: name of the published checkpoint whose SHA-256 begins as this file's, as far as it is published
-            (`PublishedWeights.sha256_prefix`, 32 bits, which can be forged); None for none.
+        published: name of the published checkpoint with the same first digits of the SHA-256; None for none. The
+            sources publish 32 bits (`PublishedWeights.sha256_prefix`), which can be forged.
         problem: why the weights are no ResNeXt's, or what is missing and too much; "" where all is right.
         image_size: (height, width) in pixels that `costs` are counted at.
         costs: parameters and multiply-accumulates of each stage; empty where the weights are no ResNeXt's. Strides

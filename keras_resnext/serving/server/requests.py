@@ -63,7 +63,7 @@ def read_explain_body(body: bytes, content_type: str) -> dict[str, Any]:
     """The fields of an explain request, the image as bytes.
 
     Raises:
-        RequestError: there is no image, or a field that none is.
+        RequestError: the image is missing, or there is an unknown field.
     """
     document = parse_json(body, content_type)
     if unknown := sorted(document.keys() - set(EXPLAIN_FIELDS)):
