@@ -20,6 +20,7 @@ from keras_resnext.weights import hdf5_reader
 from keras_resnext.weights.hdf5_reader import read_hdf5
 from keras_resnext.weights.info import describe_file
 from keras_resnext.weights.keras_archive import to_hdf5
+from tools import fuzz_keras_files
 from tools.fuzz_keras_files import made
 
 
