@@ -46,9 +46,25 @@ def export_tflite_int8(work: Work) -> None:
 
 
 def export_our_onnx(work: Work) -> None:
+    _export_onnx(work, "ours.onnx")
+
+
+def export_our_openvino(work: Work) -> None:
+    _export_onnx(work, "openvino.onnx", runtime="openvino")
+
+
+def export_our_int8(work: Work) -> None:
+    _export_onnx(work, "int8.onnx", quantization="int8", calibration=_noise(work))
+
+
+def export_our_openvino_int8(work: Work) -> None:
+    _export_onnx(work, "openvino_int8.onnx", runtime="openvino", quantization="int8", calibration=_noise(work))
+
+
+def _export_onnx(work: Work, name: str, **options: Any) -> None:
     from keras_resnext.export import export_onnx
 
-    export_onnx(_model(work), work.folder / "ours.onnx", target="cpu")
+    export_onnx(_model(work), work.folder / name, target="cpu", **options)
 
 
 def export_torchvision_onnx(work: Work) -> None:
@@ -176,13 +192,25 @@ def _openvino(path: Path, work: Work) -> Callable[[], object]:
 
     options = {"INFERENCE_NUM_THREADS": work.threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(str(path), "CPU", options)
-    images = _as_taken(images_of(work), 3 if "ours" in path.name else work.size)
+    images = _as_taken(images_of(work), compiled.input(0).partial_shape[3].get_length())
     request = compiled.create_infer_request()
     return lambda: request.infer([images])
 
 
 def our_openvino(work: Work) -> Callable[[], object]:
-    return _openvino(work.folder / "ours.onnx", work)
+    return _openvino(work.folder / "openvino.onnx", work)
+
+
+def our_onnx_int8(work: Work) -> Callable[[], object]:
+    return _onnx_runtime(work.folder / "int8.onnx", work)
+
+
+def our_openvino_int8(work: Work) -> Callable[[], object]:
+    return _openvino(work.folder / "openvino_int8.onnx", work)
+
+
+def openvino_qdq(work: Work) -> Callable[[], object]:
+    return _openvino(work.folder / "torchvision_int8.onnx", work)
 
 
 def torchvision_openvino(work: Work) -> Callable[[], object]:

@@ -38,7 +38,8 @@ BEST = {"architecture": "seresnextaa101d_32x8d", "size": 288}  # of what is publ
 LARGE = {"architecture": "resnext101_32x8d"}
 _TRAINING = ("train_torch_compiled", "train_torch_channels_last", "train_torch")
 _TORCHVISION = ("openvino_torch", "onnx_torch", "infer_torch_compiled")
-_OURS_INT8, _INT8 = ("tflite_int8",), ("openvino_int8", "onnx_int8")
+_OURS_INT8 = ("tflite_int8", "our_onnx_int8", "our_openvino_int8")
+_INT8 = ("openvino_int8", "onnx_int8", "openvino_qdq")
 _IMAGES = ("images_simplejpeg", "images_torch")
 ROWS: dict[str, Row] = {
     "training": Row("training step, batch 8", ("train",), _TRAINING, 1.0, work=EIGHT, passes=3),
@@ -48,6 +49,9 @@ ROWS: dict[str, Row] = {
     ),
     "saved-model-1": Row("SavedModel, batch 1", ("saved_model",), _TORCHVISION, 1.1, work=ONE, passes=1),
     "saved-model-8": Row("SavedModel, batch 8", ("saved_model",), _TORCHVISION, 1.0, work=EIGHT, passes=1),
+    "serve": Row(
+        "keras-resnext serve, 8 clients, beside the bare session", ("serve",), ("saved_model",), 1 / 0.95, work=EIGHT
+    ),
     "best": Row(
         "seresnextaa101d_32x8d, 288x288, SavedModel, batch 1", ("saved_model",), ("onnx_timm",), 1.25,
         work=ONE | BEST, passes=1,

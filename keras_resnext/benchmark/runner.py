@@ -19,7 +19,7 @@ from ..network.architectures import find_architecture
 from ..network.costs import count_costs
 from .hardware_limits import BYTES, SIDE
 from .rows import Row
-from .turns import ContenderError, start, take_turns
+from .turns import ContenderError, end, start, take_turns
 from .work import CONTENDERS, Work, needs
 
 PACKAGES = ("keras_resnext", "keras", "tensorflow", "jax", "torch", "torchvision", "onnxruntime", "openvino",
@@ -132,7 +132,7 @@ def measure(name: str, row: Row, work: Work, rounds: int) -> Measurement:
     measured = Measurement(name, described, {}, {}, absent=absent)
     if not set(row.ours) & set(processes) or (row.peers and not set(row.peers) & set(processes)):
         for process in processes.values():
-            process.kill()
+            end(process)
         return replace(measured, missing="; ".join(dict.fromkeys(absent.values())))
     if row.passes:
         processes[LIMIT] = _start(LIMIT, work)

@@ -4,6 +4,9 @@ Such a process prints "ready", and then for each line that it is sent the second
 it has held so far, in bytes.
 """
 
+import contextlib
+import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -25,8 +28,9 @@ def start(command: Sequence[str], environment: Mapping[str, str] | None = None) 
     """
     with tempfile.TemporaryFile("w+") as told:  # a pipe would fill up
         process = subprocess.Popen(
-            command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told, env=environment
-        )
+            command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
         assert process.stdout is not None
         while (line := process.stdout.readline()) != "ready\n":
             if not line:
@@ -34,6 +38,15 @@ def start(command: Sequence[str], environment: Mapping[str, str] | None = None) 
                 told.seek(0)
                 raise ContenderError((told.read().strip().splitlines() or [f"ended with {code}"])[-1])
     return process
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    """Ends a process of `start` and those that it has started."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
 
 
 def take_turns(
@@ -64,6 +77,5 @@ def take_turns(
                 time.sleep(rest)
     finally:
         for process in processes.values():
-            process.kill()
-            process.wait()
+            end(process)
     return seconds, memory

@@ -77,6 +77,15 @@ FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "base": ("inference_runs:export_base", _TENSORFLOW),
     "float.tflite": ("inference_runs:export_tflite_float", _TENSORFLOW),
     "int8.tflite": ("inference_runs:export_tflite_int8", _TENSORFLOW),
+    "int8.onnx": ("inference_runs:export_our_int8", (*_TENSORFLOW, "tf2onnx", "onnx", "onnxruntime")),
+    "openvino_int8.onnx": (
+        "inference_runs:export_our_openvino_int8",
+        (*_TENSORFLOW, "tf2onnx", "onnx", "onnxruntime", "openvino"),
+    ),
+    "openvino.onnx": (
+        "inference_runs:export_our_openvino",
+        (*_TENSORFLOW, "tf2onnx", "onnx", "onnxruntime", "openvino"),
+    ),
     "ours.onnx": ("inference_runs:export_our_onnx", (*_TENSORFLOW, "tf2onnx", "onnx", "onnxruntime")),
     "torchvision.onnx": ("inference_runs:export_torchvision_onnx", (*_TORCH, "onnx")),
     "timm.onnx": ("inference_runs:export_timm_onnx", (*_TORCH, "timm", "onnx")),
@@ -111,7 +120,19 @@ CONTENDERS: dict[str, Contender] = {
         "torchvision's ONNX, ONNX Runtime", "inference_runs:torchvision_onnx", ("onnxruntime",), "torchvision.onnx"
     ),
     "onnx_timm": Contender("timm's ONNX, ONNX Runtime", "inference_runs:timm_onnx", ("onnxruntime",), "timm.onnx"),
-    "openvino": Contender("our ONNX, OpenVINO", "inference_runs:our_openvino", ("openvino",), "ours.onnx"),
+    "openvino": Contender("our ONNX, OpenVINO", "inference_runs:our_openvino", ("openvino",), "openvino.onnx"),
+    "our_onnx_int8": Contender(
+        "our ONNX, QDQ int8, ONNX Runtime", "inference_runs:our_onnx_int8", ("onnxruntime",), "int8.onnx"
+    ),
+    "our_openvino_int8": Contender(
+        "our ONNX, QDQ int8, OpenVINO", "inference_runs:our_openvino_int8", ("openvino",), "openvino_int8.onnx"
+    ),
+    "openvino_qdq": Contender(
+        "torchvision's ONNX, QDQ int8, OpenVINO", "inference_runs:openvino_qdq", ("openvino",), "torchvision_int8.onnx"
+    ),
+    "serve": Contender(
+        "keras-resnext serve", "serving_load:serve", (*_TENSORFLOW, "starlette", "uvicorn", "orjson"), "base"
+    ),
     "openvino_torch": Contender(
         "torchvision's ONNX, OpenVINO", "inference_runs:torchvision_openvino", ("openvino",), "torchvision.onnx"
     ),

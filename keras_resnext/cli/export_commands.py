@@ -54,8 +54,10 @@ def export(
         "size": f"{report.size / 1e6:.1f} MB",
         "run by": report.runtime,
         "largest difference": f"{report.largest_difference:.1e}",
-        "top-1 agreement": f"{report.top1_agreement:.0%}",
+        "top-1 agreement": f"{report.top1_agreement:.0%}" if report.agreement_tells else "not told: classes too close",
         "latency": f"{report.latency * 1e3:.1f} ms for one image",
     }
+    if report.noisiest:
+        rows["most disturbed"] = ", ".join(f"{name} ({ratio:.0f} dB)" for name, ratio in report.noisiest)
     for key, value in rows.items():
         print(f"{key:<20}{printable(str(value))}")

@@ -9,13 +9,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from ..runtimes import KINDS, check_kind
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 TARGETS = ("cpu", "gpu", "portable")
+RUNTIMES = ("onnxruntime", "openvino")
 MAX_VERSION = 2**63 - 1  # TF Serving reads versions as 64-bit integers
 QUANTIZATIONS = (None, "float16", "dynamic", "int8", "int16x8")
 IO_TYPES = {"int8": ("float32", "int8", "uint8"), "int16x8": ("float32", "int16")}
@@ -118,80 +119,110 @@ class SavedModelOptions(ExportOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiteRTOptions(ExportOptions):
-    """A .tflite file.
+class QuantizedOptions(ExportOptions):
+    """What a format takes that can hold other numbers than float32.
 
     Attributes:
-        quantization: None: float32. "float16": weights in half the size. "dynamic": weights in int8, computed in
-            integers where the runtime can. "int8": weights, per channel, and activations in int8. "int16x8": weights
-            in int8 and activations in int16, slower, more exact.
+        quantization: None: float32. Else as the format says.
         calibration: for "int8" and "int16x8", images like those to classify: a folder (files that are not readable
             images are skipped with a warning), paths, or an array (n, height, width, 3) on 0..255. At most 300 are
             used, evenly chosen.
-        io_type: of input and output: "float32"; for "int8" also "int8" or "uint8", with uint8 the bytes of an image
-            as they are; for "int16x8" also "int16".
-        batch_size: fixed number of images; default free: 1 unless the input is resized.
         tolerance: of the largest difference relative to the largest expected output; default by `quantization`.
 
     Raises:
         ValueError: options out of range, or that do not fit together.
     """
 
-    quantization: str | None = _option(None, "TFLite", "float16, dynamic, int8 or int16x8; default float32.")
-    calibration: Any = _option(None, "TFLite", "Folder of images, for int8 and int16x8.", type=Path | None)  # noqa: RUF009
-    io_type: str = _option("float32", "TFLite", "float32, or for int8 also int8 or uint8, for int16x8 int16.")
-    batch_size: int | None = _option(None, "TFLite", "Fixed number of images in a batch; default free.")
+    quantizations: ClassVar[tuple[str | None, ...]] = (None,)
+    quantization: str | None = _option(
+        None, "TFLite and ONNX", "TFLite: float16, dynamic, int8 or int16x8; ONNX: int8; default float32."
+    )
+    calibration: Any = _option(None, "TFLite and ONNX", "Folder of images, for int8 and int16x8.", type=Path | None)  # noqa: RUF009
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.quantization not in QUANTIZATIONS:
-            choices = ", ".join(repr(choice) for choice in QUANTIZATIONS)
+        if self.quantization not in self.quantizations:
+            choices = ", ".join(repr(choice) for choice in self.quantizations)
             raise ValueError(f"quantization={self.quantization!r} must be one of {choices}")
-        types = IO_TYPES.get(self.quantization or "", ("float32",))
-        if self.io_type not in types:
-            raise ValueError(
-                f"io_type={self.io_type!r} must be one of {', '.join(types)} for quantization={self.quantization!r}"
-            )
         if self.quantization in IO_TYPES and self.calibration is None:
             raise ValueError(
                 f"quantization={self.quantization!r} needs calibration: a folder of images, paths or an array"
             )
         if self.quantization not in IO_TYPES and self.calibration is not None:
-            raise ValueError(f"calibration is for {' and '.join(IO_TYPES)}, not for quantization={self.quantization!r}")
-        if self.batch_size is not None and not is_positive(self.batch_size):
-            raise ValueError(f"batch_size={self.batch_size!r} must be a positive integer, or None for a free one")
-        if self.tolerance is not None and not self.tolerance >= 0:
-            raise ValueError(f"tolerance={self.tolerance!r} must not be negative")
+            able = " and ".join(str(choice) for choice in self.quantizations if choice in IO_TYPES)
+            raise ValueError(f"calibration is for {able}, not for quantization={self.quantization!r}")
+        tolerance = self.tolerance
+        if tolerance is not None and (
+            isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance > 0
+        ):
+            raise ValueError(f"tolerance={tolerance!r} must be a number above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ONNXOptions(ExportOptions):
+class LiteRTOptions(QuantizedOptions):
+    """A .tflite file.
+
+    Attributes:
+        quantization: None: float32. "float16": weights in half the size. "dynamic": weights in int8, computed in
+            integers where the runtime can. "int8": weights, per channel, and activations in int8. "int16x8": weights
+            in int8 and activations in int16, slower, more exact.
+        io_type: of input and output: "float32"; for "int8" also "int8" or "uint8", with uint8 the bytes of an image
+            as they are; for "int16x8" also "int16".
+        batch_size: fixed number of images; default free: 1 unless the input is resized.
+
+    Raises:
+        ValueError: options out of range, or that do not fit together.
+    """
+
+    quantizations: ClassVar[tuple[str | None, ...]] = QUANTIZATIONS
+    io_type: str = _option("float32", "TFLite", "float32, or for int8 also int8 or uint8, for int16x8 int16.")
+    batch_size: int | None = _option(None, "TFLite", "Fixed number of images in a batch; default free.")
+
+    def __post_init__(self) -> None:
+        types = IO_TYPES.get(self.quantization or "", ("float32",))
+        if self.io_type not in types:
+            raise ValueError(
+                f"io_type={self.io_type!r} must be one of {', '.join(types)} for quantization={self.quantization!r}"
+            )
+        super().__post_init__()
+        if self.batch_size is not None and not is_positive(self.batch_size):
+            raise ValueError(f"batch_size={self.batch_size!r} must be a positive integer, or None for a free one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ONNXOptions(QuantizedOptions):
     """An .onnx file.
 
     Attributes:
         opset: version of ONNX's operations, 13 to 18.
         target: "portable": a grouped convolution has the groups that the model has, as other tools expect. "cpu": each
-            kind of them is measured in ONNX Runtime on this machine, also with groups joined to 16 and 32 channels, and
-            the fastest form is written; the file grows by the zeros. "gpu": as portable.
-        tolerance: of the largest difference, relative to the largest expected value.
+            kind of them is measured on this machine, also with groups joined to 16 and 32 channels, and the fastest
+            form is written; the file grows by the zeros. "gpu": as portable.
+        runtime: what target="cpu" measures in, "onnxruntime" or "openvino"; the file runs in both.
+        quantization: None: float32. "int8": weights, per filter, and activations in int8, but for the last layer, as
+            pairs of QuantizeLinear and DequantizeLinear.
 
     Raises:
-        ValueError: options out of range.
+        ValueError: options out of range, or that do not fit together.
     """
 
+    quantizations: ClassVar[tuple[str | None, ...]] = (None, "int8")
     opset: int = _option(17, "ONNX", f"Version of the operator set, {OPSETS[0]} to {OPSETS[-1]}.")
     target: str = _option("portable", **TARGET)
-    tolerance: float = 1e-4
+    runtime: str = _option(
+        "onnxruntime", "ONNX", "What --hardware cpu measures in, onnxruntime or openvino.", choices=RUNTIMES
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_target(self.target)
+        if self.runtime not in RUNTIMES:
+            raise ValueError(f"runtime={self.runtime!r} must be one of {', '.join(RUNTIMES)}")
+        if self.runtime != RUNTIMES[0] and self.target != "cpu":
+            raise ValueError(f"runtime={self.runtime!r} is measured for target='cpu', not for target={self.target!r}")
         if not isinstance(self.opset, int) or self.opset not in OPSETS:
             raise ValueError(f"opset={self.opset!r} must be one of {OPSETS[0]} to {OPSETS[-1]}")
-        tolerance = self.tolerance
-        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance > 0:
-            raise ValueError(f"tolerance={tolerance!r} must be a number above 0")
 
 
 def check_target(target: str) -> None:

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,19 @@ import numpy as np
 from keras import ops
 
 from ..files import placed_whole
-from ..runtimes.onnx_run import INSTALL, open_session
+from ..runtimes.onnx_run import INSTALL, RUNTIMES, open_run
+from .calibration import evenly, load_calibration
 from .export_options import ONNXOptions, takes
 from .onnx_graph import find_shapes, simplify
 from .onnx_lowering import join_groups
+from .onnx_quantization import noisiest_layers, quantize
 from .prepared_model import prepare
-from .report import ExportReport, compare
+from .report import CALIBRATION_CHECKED, DIGITS, RANDOM, ExportReport, compare
 
 Tensor = Any
+
+# Largest difference of the outputs, relative to the largest expected one; int8 as TFLite's.
+TOLERANCES = {None: 1e-4, "int8": 0.2}
 
 MAX_BYTES = 2**31 - 2**24  # protobuf's limit, less what the graph itself takes
 
@@ -36,12 +42,14 @@ def export_onnx(model: keras.Model, path: str | os.PathLike[str], **options: Any
     layer, then `features` (batch, channels), pooled, where there are such. The batch size is free. A grouped
     convolution is one `Conv` with `group`, for target="cpu" of joined groups where that is faster here; BatchNorm is
     part of the convolutions; all operations are those of the `ai.onnx` domain. The metadata `preprocessing`, JSON, says
-    how images are resized and cropped, and what the graph normalises by; `kind` says what the scores mean.
+    how images are resized and cropped, and what the graph normalises by; `kind` says what the scores mean. With
+    quantization="int8" weights and activations are integers, in the QDQ form that both runtimes compute with.
 
     Args:
         model: functional or Sequential, of (batch, height, width, 3) images; this project's or another.
         path: file ending in .onnx; replaced if it is there.
-        options: of `ONNXOptions`: opset, target, image_size, images, preprocessing, kind, tolerance.
+        options: of `ONNXOptions`: opset, target, runtime, quantization, calibration, image_size, images,
+            preprocessing, kind, tolerance.
 
     Raises:
         ValueError: an argument out of range; a model that is no such, holds more than 2 GiB or something that ONNX has
@@ -75,15 +83,24 @@ def write_onnx(model: keras.Model, path: str | os.PathLike[str], options: ONNXOp
     network = prepared.network
     check_size(sum(4 * int(np.prod(weight.shape)) for weight in network.weights))
     samples = prepared.sample(options.images)
+    calibration = None
+    if options.calibration is not None:
+        calibration = load_calibration(options.calibration, prepared)
+        # Integers end where the calibration does: noise and digits may lie outside, its images cannot.
+        samples = np.concatenate([evenly(calibration, CALIBRATION_CHECKED), samples[RANDOM + DIGITS :]])
     expected = {prepared.output: prepared.expect(samples)}
     for name, values in network.predict_on_batch(samples).items():
         expected.setdefault(name, values)  # what the model does not give by itself
 
     proto = simplify(_convert(_with_planar_norms(network), prepared.size, options.opset))
     if options.target == "cpu":
-        join_groups(proto, find_shapes(proto))
+        join_groups(proto, find_shapes(proto), options.runtime, None if calibration is None else quantize)
+    exact = proto
+    if calibration is not None:
+        proto = quantize(exact, calibration)
     _check_operations(proto, options.opset)
     facts = prepared.describe()
+    tolerance = TOLERANCES[options.quantization] if options.tolerance is None else options.tolerance
     onnx.helper.set_model_props(proto, {**facts, "preprocessing": json.dumps(facts["preprocessing"])})
     with placed_whole(target) as aside:
         aside.write_bytes(proto.SerializeToString())
@@ -91,8 +108,12 @@ def write_onnx(model: keras.Model, path: str | os.PathLike[str], options: ONNXOp
             onnx.checker.check_model(str(aside), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise ValueError(f"tf2onnx made an invalid file of model={model.name!r}: {error}") from error
-        reports = _verify(aside, samples, expected, options.tolerance)
-    return reports[0].at(Path(path))
+        reports = _verify(aside, options.runtime, samples, expected, tolerance)
+    report = reports[0].at(Path(path))
+    if calibration is None:
+        return report
+    report.warn_if_untold()
+    return replace(report, noisiest=noisiest_layers(exact, proto, samples[:4]))
 
 
 def check_size(count: int) -> None:
@@ -172,18 +193,23 @@ def _check_operations(proto: Any, opset: int) -> None:
         )
 
 
-def _verify(path: Path, images: np.ndarray, expected: dict[str, np.ndarray], tolerance: float) -> list[ExportReport]:
-    """Runs the file in ONNX Runtime; a report for each output, the model's own first."""
+def _verify(
+    path: Path, runtime: str, images: np.ndarray, expected: dict[str, np.ndarray], tolerance: float
+) -> list[ExportReport]:
+    """Runs the file in the runtime it is for; a report for each output, the model's own first."""
+    title = RUNTIMES[runtime][0]
     try:
-        session = open_session(path)
-        session.run(None, {"images": images[:1]})
+        run = open_run(path, runtime)
+        run({"images": images[:1]})
+    except ImportError:
+        raise
     except Exception as error:  # its own exceptions have no base class of their own
-        raise ValueError(f"ONNX Runtime does not run the file: {error}") from error
+        raise ValueError(f"{title} does not run the file: {error}") from error
     return [
         compare(
             path,
-            "ONNX Runtime",
-            lambda batch, name=name: session.run([name], {"images": batch})[0],  # type: ignore[misc]
+            title,
+            lambda batch, name=name: run({"images": batch})[name],  # type: ignore[misc]
             images,
             values,
             tolerance,

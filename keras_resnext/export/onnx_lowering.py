@@ -6,9 +6,12 @@ width of a block multiply zeros, and need no other order.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from ..runtimes.onnx_run import open_run
 
 WIDTHS = (16, 32)
 SECONDS = 0.15  # of measuring each form of each kind of convolution
@@ -27,12 +30,19 @@ class GroupedConv(NamedTuple):
     size: tuple[int, ...]
 
 
-def join_groups(model: Any, shapes: dict[str, list[int]]) -> dict[GroupedConv, int]:
-    """Rewrites each grouped convolution of a ModelProto in place, to the form that ONNX Runtime runs the fastest here.
+def join_groups(
+    model: Any,
+    shapes: dict[str, list[int]],
+    runtime: str = "onnxruntime",
+    convert: Callable[[Any, np.ndarray], Any] | None = None,
+) -> dict[GroupedConv, int]:
+    """Rewrites each grouped convolution of a ModelProto in place, to the form that runs the fastest here.
 
     Args:
         model: with weights as initializers, images in planes.
         shapes: of every tensor, as `onnx_graph.find_shapes` gives them.
+        runtime: of `runtimes.onnx_run.RUNTIMES`.
+        convert: what will be made of the model afterwards, such as `onnx_quantization.quantize`.
 
     Returns:
         What was measured: the channels a group has now, of each kind.
@@ -47,7 +57,7 @@ def join_groups(model: Any, shapes: dict[str, list[int]]) -> dict[GroupedConv, i
         if kind is None or node.input[1] in joined:
             continue
         if kind not in found:
-            found[kind] = fastest_width(kind)
+            found[kind] = fastest_width(kind, runtime, convert)
         width, depth = found[kind], kind.channels // kind.groups
         if width == depth:
             continue
@@ -88,13 +98,21 @@ def _widen(kernel: np.ndarray, kind: GroupedConv, width: int) -> np.ndarray:
     return wide
 
 
-def fastest_width(kind: GroupedConv) -> int:
+def fastest_width(
+    kind: GroupedConv, runtime: str = "onnxruntime", convert: Callable[[Any, np.ndarray], Any] | None = None
+) -> int:
     """Of the group's own channels and of `WIDTHS`, what one image takes the least time with."""
     depth = kind.channels // kind.groups
     widths = [depth, *(width for width in WIDTHS if width > depth and not width % depth and not kind.channels % width)]
     if len(widths) == 1:
         return depth
-    runs = {width: _make_run(kind, width) for width in widths}
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((1, kind.channels, *kind.size), dtype=np.float32)
+    runs = {}
+    for width in widths:
+        model = _between_others(kind, width)
+        run = open_run((convert(model, images) if convert else model).SerializeToString(), runtime)
+        runs[width] = lambda run=run: run({"images": images})
     times = dict.fromkeys(widths, float("inf"))
     begun = time.perf_counter()
     while time.perf_counter() - begun < SECONDS * len(widths):
@@ -105,9 +123,8 @@ def fastest_width(kind: GroupedConv) -> int:
     return min(widths, key=times.__getitem__)
 
 
-def _make_run(kind: GroupedConv, width: int) -> Any:
-    """Runs such a convolution between two 1x1 ones, whose order of channels it meets in a network."""
-    import onnxruntime
+def _between_others(kind: GroupedConv, width: int) -> Any:
+    """Such a convolution between two 1x1 ones, whose order of channels it meets in a network, as a ModelProto."""
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
@@ -130,7 +147,4 @@ def _make_run(kind: GroupedConv, width: int) -> Any:
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
         [numpy_helper.from_array(kernel, f"{step}_kernel") for step, kernel in kernels.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    images = rng.standard_normal((1, kind.channels, *kind.size), dtype=np.float32)
-    return lambda: session.run(None, {"images": images})
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -1,9 +1,11 @@
 """Whether an export computes what the model does: run by its own runtime on random and real images."""
 
+import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from .inference_network import classes_of
 RANDOM = 2
 DIGITS = 2
 ROUNDS = 5
+CALIBRATION_CHECKED = 8  # images of a calibration on which model and export are compared
+NOISIEST = 5
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,9 @@ class ExportReport:
         largest_difference: of probabilities (or features), over all images.
         top1_agreement: share of images to which both give the same class; 1 without classes.
         latency: seconds for one image, median.
+        lead: of the model's first class over its second, median; where the largest difference is larger, as with random
+            weights, the agreement says nothing.
+        noisiest: of an export in integers, the layers that lose most: name and signal-to-noise ratio in decibels.
     """
 
     path: Path
@@ -44,6 +51,22 @@ class ExportReport:
     largest_difference: float
     top1_agreement: float
     latency: float
+    lead: float = float("inf")
+    noisiest: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def agreement_tells(self) -> bool:
+        """Whether classes lie further apart than the export is exact."""
+        return self.lead > self.largest_difference
+
+    def warn_if_untold(self) -> None:
+        """Warns where the agreement says nothing."""
+        if not self.agreement_tells:
+            warnings.warn(
+                f"{self.path.name}: the model's first two classes lie {self.lead:.1e} apart (median) and the export "
+                f"{self.largest_difference:.1e} off, as with random weights: how often both agree says nothing",
+                stacklevel=4,
+            )
 
     def at(self, path: Path) -> "ExportReport":
         """The same, moved."""
@@ -133,6 +156,10 @@ def compare(
         run(images[:1])
         times.append(time.perf_counter() - start)
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    lead = float("inf")
+    if expected.shape[1] > 1:
+        second, first = np.sort(expected, axis=1)[:, -2:].T
+        lead = float(np.median(first - second))
     return ExportReport(
         path=path,
         size=sum(file.stat().st_size for file in files),
@@ -140,4 +167,20 @@ def compare(
         largest_difference=difference,
         top1_agreement=float(np.mean(actual.argmax(1) == expected.argmax(1))),
         latency=statistics.median(times),
+        lead=lead,
     )
+
+
+def noisiest(tensors: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[tuple[str, float], ...]:
+    """The layers with the lowest ratio of signal to noise, in decibels, lowest first.
+
+    Args:
+        tensors: by layer, what it gives exactly and in integers.
+    """
+    ratios = {}
+    for layer, (exact, rounded) in tensors.items():
+        noise = float(np.square(exact - rounded, dtype="float64").sum())
+        signal = float(np.square(exact, dtype="float64").sum())
+        if noise and signal:
+            ratios[layer] = 10 * math.log10(signal / noise)
+    return tuple(sorted(ratios.items(), key=lambda row: row[1])[:NOISIEST])

@@ -5,6 +5,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,12 @@ import keras
 import numpy as np
 
 from ..files import placed_whole
-from ..runtimes.litert import METADATA, load
+from ..runtimes.litert import METADATA, inner_tensors, load
 from .calibration import evenly, load_calibration
 from .export_options import IO_TYPES, LiteRTOptions, takes
 from .flatbuffer import annotate, count_operations
 from .prepared_model import PreparedModel, prepare
-from .report import DIGITS, RANDOM, ExportReport, compare
-
-CALIBRATION_CHECKED = 8
+from .report import CALIBRATION_CHECKED, DIGITS, RANDOM, ExportReport, compare, noisiest
 
 # Largest difference of the outputs, relative to the largest expected one, with room above what was measured in this
 # order: ten small networks with random weights (SE, deep stem, CIFAR stem, dilated, caffe, features, 1000 classes, a
@@ -84,7 +83,13 @@ def write_tflite(model: keras.Model, path: str | os.PathLike[str], options: Lite
         for delegated in (False, True) if quantization in IO_TYPES else (True,):
             runtime, run = load(content, prepared.output, delegated)
             report = compare(aside, runtime, run, samples, expected, tolerance)
-    return report.at(Path(path))
+    report = report.at(Path(path))
+    if calibration is None:
+        return report
+    report.warn_if_untold()
+    exact = _convert(prepared, LiteRTOptions(), None)
+    before, after = (inner_tensors(each, samples[0]) for each in (exact, content))
+    return replace(report, noisiest=noisiest({name: (before[name], after[name]) for name in before.keys() & after}))
 
 
 def _check_path(path: str | os.PathLike[str]) -> Path:

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -28,6 +29,28 @@ def open_signature(content: bytes, delegated: bool) -> tuple[str, Any]:
         ImportError: neither LiteRT nor TensorFlow is installed.
         ValueError: the content is no TFLite file, or has no such signature.
     """
+    name, interpreter = _open(content, delegated)
+    return name, interpreter.get_signature_runner("serving_default")
+
+
+def inner_tensors(content: bytes, image: np.ndarray) -> dict[str, np.ndarray]:
+    """What each layer gives for one image (height, width, 3) on 0..255, in float32 and by its name."""
+    _, interpreter = _open(content, False, experimental_preserve_all_tensors=True)
+    runner = interpreter.get_signature_runner("serving_default")
+    runner(images=_quantised(image[None], runner.get_input_details()["images"]))
+    found = {}
+    for row in interpreter.get_tensor_details():
+        # By the last of the layers that were joined, as "net/functional_1/layer1_0_conv1_1/Relu;…"; kernels are not of
+        # one image.
+        path = row["name"].split(";")[0].split("/")
+        if row["dtype"] in (np.float32, np.int8, np.int16) and list(row["shape"][:1]) == [1] and len(path) > 1:
+            with suppress(ValueError):  # what nothing is computed into
+                found[path[-2].removesuffix("_1")] = _real(interpreter.get_tensor(row["index"]), row)
+    return found
+
+
+def _open(content: bytes, delegated: bool, **options: Any) -> tuple[str, Any]:
+    """Name of the runtime, and its interpreter of the file."""
     try:
         from ai_edge_litert import interpreter as litert
 
@@ -48,9 +71,9 @@ def open_signature(content: bytes, delegated: bool) -> tuple[str, Any]:
             experimental_op_resolver_type=(
                 resolvers.AUTO if delegated else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
             ),
+            **options,
         )
-    name = f"{runtime} {'with' if delegated else 'without'} XNNPACK"
-    return name, interpreter.get_signature_runner("serving_default")
+    return f"{runtime} {'with' if delegated else 'without'} XNNPACK", interpreter
 
 
 def read_metadata(content: bytes) -> str:
