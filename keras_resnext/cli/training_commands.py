@@ -12,6 +12,7 @@ import typer
 from ..data.augmentation import Augmentation
 from ..terminal import PlainConsole, printable
 from ..training.recipes import Recipe
+from ..training.tasks import TITLES
 from ..training.train_options import ImageOptions, NetworkOptions, ProcessOptions, RunOptions, TrainOptions
 from .application import TRAINING, Data, app, load_framework, tell
 from .from_fields import Changes, from_fields
@@ -51,13 +52,14 @@ def train(
     # What takes no time is looked at first, and all images last.
     check_backend()
     console = PlainConsole(highlight=False, quiet=distribution.shard()[0] > 0)
+    changes = {**changes, **start.settings}
     recipe = choose_recipe(start.recipe, changes, network, console)
     check_options(network.options, network.sync_bn)
-    training, validation = find_images(data, images.val, options.seed)
+    training, validation = find_images(data, images.val, options.seed, images.labels, console)
     with distribution.spread():
         model, recipe = build_model(
             network, recipe, classes=len(training.classes), seed=options.seed,
-            resize="size" not in changes, val_size=options.validation_size,
+            resize="size" not in changes, val_size=options.validation_size, kind=training.kind,
         )  # fmt: skip
         memory = None if start.dry_run else folder / IMAGES
         training, validation = look_through(training, validation, images, console, memory)
@@ -75,7 +77,7 @@ def train(
             sys.stdout.flush()
             os._exit(2)  # a usual exit would wait a minute for the others and then abort
         console.print(
-            f"Best: epoch {result.epoch}, top-1 {result.top1:.2%}: {printable(str(result.best))}",
+            f"Best: epoch {result.epoch}, {TITLES[result.measure]} {result.score:.2%}: {printable(str(result.best))}",
             markup=False,
             soft_wrap=True,
         )

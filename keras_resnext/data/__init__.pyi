@@ -7,11 +7,15 @@ from .check import find_unreadable as find_unreadable
 from .check import leave_out_unreadable as leave_out_unreadable
 from .discovery import find_splits as find_splits
 from .discovery import read_listing as read_listing
+from .label_kinds import as_kind as as_kind
 from .label_kinds import as_multi as as_multi
 from .label_kinds import as_numbers as as_numbers
 from .label_kinds import as_single as as_single
+from .label_kinds import check_labels as check_labels
 from .label_kinds import describe as describe
+from .label_kinds import find_kind as find_kind
 from .listing import CachedReader as CachedReader
 from .listing import Listing as Listing
 from .listing import split_listing as split_listing
+from .plan import Groups as Groups
 from .plan import Plan as Plan

@@ -1,5 +1,6 @@
 """How training images are varied, as data. Imports neither Keras nor NumPy: the command line is made from it."""
 
+import re
 from dataclasses import dataclass, field
 
 POLICIES = ("rand_augment", "trivial_augment")
@@ -24,7 +25,8 @@ class Augmentation:
         antialias: whether shrinking random crops is antialiased, as Pillow's and torchvision's is; without it is faster
             by a quarter, and needs TensorFlow.
         color_jitter: how far brightness, contrast and saturation vary (0.4: factors 0.6..1.4), and the hue (0..0.5).
-        policy: None, "rand_augment" (arXiv 1909.13719) or "trivial_augment" (arXiv 2103.10158, wide).
+        policy: None, "rand_augment" (arXiv 1909.13719) or "trivial_augment" (arXiv 2103.10158, wide), both as in
+            torchvision; or timm's RandAugment by timm's name, such as "rand-m7-mstd0.5-inc1".
         policy_ops, policy_magnitude: of RandAugment, operations an image and their strength (0..30).
         random_erasing: probability of erasing a random rectangle of an image (arXiv 1708.04896).
         mixup, cutmix: alpha of the Beta distribution of mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899), 0 for
@@ -66,8 +68,8 @@ class Augmentation:
     policy: str | None = field(
         default=None,
         metadata={
-            "panel": _PANEL, "choices": (*POLICIES, "none"), "read": lambda name: None if name == "none" else name,
-            "help": "rand_augment, trivial_augment or none.",
+            "panel": _PANEL, "read": lambda name: None if name == "none" else name,
+            "help": "rand_augment, trivial_augment, none, or timm's RandAugment such as rand-m7-mstd0.5-inc1.",
         },
     )  # fmt: skip
     policy_ops: int = 2
@@ -88,8 +90,11 @@ class Augmentation:
             raise ValueError(f"crop_scale={self.crop_scale!r} must be two shares of the area, 0 < from <= to <= 1")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise ValueError(f"crop_ratio={self.crop_ratio!r} must be two positive ratios, from <= to")
-        if self.policy not in (None, *POLICIES):
-            raise ValueError(f"policy={self.policy!r} must be None or one of {', '.join(POLICIES)}")
+        if self.policy not in (None, *POLICIES) and timm_policy(self.policy) is None:
+            raise ValueError(
+                f"policy={self.policy!r} must be {', '.join(POLICIES)}, none or a name of timm's RandAugment such as "
+                "rand-m7-mstd0.5-inc1"
+            )
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"interpolation={self.interpolation!r} must be bilinear or bicubic")
         for name in ("size", "policy_ops", "repeats"):
@@ -112,3 +117,37 @@ class Augmentation:
     def mixes(self) -> bool:
         """Whether batches are changed as a whole."""
         return bool(self.random_erasing or self.mixup or self.cutmix)
+
+
+@dataclass(frozen=True)
+class TimmPolicy:
+    """timm's RandAugment (data/auto_augment.py, `rand_augment_transform`).
+
+    Attributes:
+        m: strength, of 10.
+        n: operations an image.
+        p: probability of each.
+        mstd: standard deviation of the strength; above 100 it is uniform from 0 to `m`.
+        mmax: largest strength.
+        inc: whether all operations change more with a larger strength.
+    """
+
+    m: int = 10
+    n: int = 2
+    p: float = 0.5
+    mstd: float = 0.0
+    mmax: int = 10
+    inc: bool = False
+
+
+def timm_policy(name: str) -> TimmPolicy | None:
+    """What a name such as "rand-m7-mstd0.5-inc1" means; None for what is no such name."""
+    first, *parts = name.split("-")
+    kinds = {"m": int, "n": int, "p": float, "mstd": float, "mmax": int, "inc": lambda text: bool(int(text))}
+    found = [re.fullmatch(r"(m|n|p|mstd|mmax|inc)(\d+(?:\.\d+)?)", part) for part in parts]
+    if first != "rand" or not all(found):
+        return None
+    try:
+        return TimmPolicy(**{part[1]: kinds[part[1]](part[2]) for part in found if part})  # type: ignore[operator]
+    except ValueError:  # such as m7.5
+        return None

@@ -101,7 +101,7 @@ class _TrainingBatches(keras.utils.PyDataset):
             *(step.indices, step.draws, step.seeds),
         )
         images = preprocess_input(np.stack(list(pixels)), self.preprocessing)
-        labels = np.eye(len(self.listing.classes), dtype="float32")[self.listing.labels[step.indices]]
+        labels = self.listing.targets(step.indices)
         return mix(images, labels, self.augmentation, step.seed) if self.augmentation.mixes else (images, labels)
 
 
@@ -146,7 +146,7 @@ class ValidationBatches(keras.utils.PyDataset):
         weights = (indices < len(self.listing)).astype("float32")
         indices = np.minimum(indices, len(self.listing) - 1)
         images = preprocess_input(np.stack(list(self.pool.map(self._load, indices))), self.preprocessing)
-        labels = np.eye(len(self.listing.classes), dtype="float32")[self.listing.labels[indices]]
+        labels = self.listing.targets(indices)
         return images, labels, weights
 
     def _load(self, index: int) -> np.ndarray:

@@ -7,6 +7,8 @@ import numpy as np
 
 from .listing import Listing
 
+MISTAKES = 0.01  # share of the images in several classes that may be by mistake
+
 
 def describe(listing: Listing) -> str:
     """What images and labels there are, in a few words."""
@@ -70,6 +72,50 @@ def as_multi(listing: Listing, why: str) -> Listing:
     np.maximum.at(together, owners, labels)
     kept = sorted(first.values())
     return replace(listing.select(kept), labels=together[kept], kind="multi")
+
+
+def find_kind(listing: Listing) -> tuple[str, str]:
+    """How labels are to be learned, "single" or "multi", and a sentence that says why where it may surprise, else "".
+
+    Several labels an image are "multi", unless each image has exactly one of several. Class folders and lists are
+    "multi" where over a hundredth of the images lie in several classes, by links or by rows; fewer are taken for
+    mistakes.
+    """
+    if listing.kind == "multi":
+        one_each = len(listing.classes) > 1 and (listing.labels.sum(1) == 1).all()
+        return (
+            ("single", "Each image has one of the labels: they are taken for classes.") if one_each else ("multi", "")
+        )
+    if listing.kind == "raw" or listing.spans is not None:
+        return listing.kind, ""
+    seen: dict[object, set[int]] = {}
+    for file, label in zip(listing.files, listing.labels.tolist(), strict=True):
+        seen.setdefault(_identity(file), set()).add(label)
+    several = sum(len(labels) > 1 for labels in seen.values())
+    if several > len(seen) * MISTAKES:
+        return "multi", f"{several} of {len(seen)} images are in several classes: they have several labels each."
+    return "single", f"{several} of {len(seen)} images are in several classes." if several else ""
+
+
+def as_kind(listing: Listing, kind: str, why: str) -> Listing:
+    """The same images with labels of a kind, "single" or "multi"; errors as those of `as_single` and `as_multi`."""
+    return {"single": as_single, "multi": as_multi}[kind](listing, why)
+
+
+def check_labels(listing: Listing, name: str) -> None:
+    """Raises ValueError where labels are not what `Listing` says of them; `name` is the argument's."""
+    labels, classes = np.asarray(listing.labels), len(listing.classes)
+    shape = (len(listing),) if listing.kind == "single" else (len(listing), classes)
+    if labels.shape != shape:
+        raise ValueError(f"{name}.labels has shape {labels.shape}; {len(listing)} images of kind {listing.kind!r} and "
+                         f"{classes} classes need {shape}")  # fmt: skip
+    if not np.issubdtype(labels.dtype, np.integer) and not (np.isfinite(labels) & (labels == np.round(labels))).all():
+        raise ValueError(f"{name}.labels must be whole numbers; it has {labels[~(labels == np.round(labels))][:1]}")
+    most = classes if listing.kind == "single" else 2
+    wrong = np.argwhere((labels < 0) | (labels >= most))
+    if len(wrong):
+        value, row = labels[tuple(wrong[0])], int(wrong[0][0])
+        raise ValueError(f"{name}.labels has {value} for image {listing.name(row)!r}; it must lie in 0..{most - 1}")
 
 
 def as_numbers(listing: Listing, why: str) -> Listing:

@@ -52,6 +52,12 @@ class Listing:
             self, files=files, labels=self.labels[indices], spans=None if self.spans is None else self.spans[indices]
         )
 
+    def targets(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """float32 (n, classes): what a model is to give for each image: 1 at its class or labels, or its numbers."""
+        if self.kind == "single":
+            return np.eye(len(self.classes), dtype="float32")[self.labels[indices]]
+        return self.labels[indices].astype("float32")
+
     def counts(self) -> np.ndarray:
         """int64 (classes,): how many images have each class or label; all of them have each number."""
         if self.kind == "single":
@@ -92,6 +98,9 @@ class CachedReader:
 def split_listing(listing: Listing, share: float, seed: int) -> tuple[Listing, Listing]:
     """Takes the same random share of each class away, at least one image.
 
+    Of images with several labels, the same share of those that have a label in common which is their rarest; a label
+    that one image alone has stays with the others.
+
     Args:
         listing: all images.
         share: of each class, between 0 and 1.
@@ -101,21 +110,35 @@ def split_listing(listing: Listing, share: float, seed: int) -> tuple[Listing, L
         (the others, those taken away), with the same classes.
 
     Raises:
-        ValueError: images without one class each, `share` is not between 0 and 1, or a class has too few images to be
-            shared.
+        ValueError: images with numbers, `share` is not between 0 and 1, or a class has too few images to be shared.
     """
-    if listing.kind != "single":
-        raise ValueError(f"listing.kind={listing.kind!r} must be 'single': a share of each class is held out")
+    if listing.kind == "raw":
+        raise ValueError("listing.kind='raw' must be 'single' or 'multi': a share of each class is held out")
     if not 0 < share < 1:
         raise ValueError(f"validation={share!r} must lie between 0 and 1")
     rng = np.random.default_rng(seed)
     taken = np.zeros(len(listing), bool)
-    for label, name in enumerate(listing.classes):
-        members = rng.permutation(np.flatnonzero(listing.labels == label))
+    owners = listing.labels if listing.kind == "single" else _rarest_labels(listing)
+    for label, name in enumerate((*listing.classes, "none")):
+        members = rng.permutation(np.flatnonzero(owners == label))
         if not len(members):  # a list may skip numbers
             continue
         count = max(1, round(len(members) * share))
         if count >= len(members):
+            if listing.kind == "multi":
+                continue
             raise ValueError(f"class {name!r} has {len(members)} images, too few to hold out {share:.0%} of them")
         taken[members[:count]] = True
+    if not taken.any():
+        raise ValueError(f"{len(listing)} images are too few to hold out {share:.0%} of them")
     return listing.select(np.flatnonzero(~taken)), listing.select(np.flatnonzero(taken))
+
+
+def _rarest_labels(listing: Listing) -> np.ndarray:
+    """int64 (n,): of each image's labels the one that the fewest images have; for none, the number of labels.
+
+    Shared out by these, as many images of a rare label are on both sides as of a frequent one (Sechidis et al. 2011,
+    "On the stratification of multi-label data", in one pass).
+    """
+    counts = np.where(listing.labels > 0, listing.counts(), len(listing) + 1)
+    return np.where(listing.labels.any(1), counts.argmin(1), len(listing.classes))

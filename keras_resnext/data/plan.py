@@ -5,7 +5,29 @@ from functools import lru_cache
 
 import numpy as np
 
+from .listing import Listing
 from .transforms import DRAWS
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Images that are to be drawn equally often, whatever their number; a value of its own for caches.
+
+    Attributes:
+        members: indices int64 (n,) of each group, none of which is empty. An image may be in several.
+    """
+
+    members: tuple[np.ndarray, ...]
+
+    @classmethod
+    def of(cls, listing: Listing) -> "Groups":
+        """One for each class, or each label and the images without any, that there are images of."""
+        labels = listing.labels
+        if listing.kind == "single":
+            masks = [labels == label for label in range(len(listing.classes))]
+        else:
+            masks = [*(labels.T > 0), ~labels.any(1)]
+        return cls(tuple(np.flatnonzero(mask) for mask in masks if mask.any()))
 
 
 @dataclass(frozen=True)
@@ -34,7 +56,9 @@ class Plan:
         batch_size: of all processes together.
         seed: of everything.
         repeats: how many times in a row an image is drawn.
-        shard: (i, n): this process takes the i-th of n equal parts of every batch.
+        shard: (i, n): of every batch this process takes the images i, i + n, i + 2n, …, so that repeats of an image go
+            to different processes, as in timm's RepeatAugSampler.
+        groups: of which each is drawn equally often in an epoch, whose length stays `images`; None: each image once.
     """
 
     images: int
@@ -42,6 +66,7 @@ class Plan:
     seed: int
     repeats: int = 1
     shard: tuple[int, int] = (0, 1)
+    groups: Groups | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= self.images:
@@ -63,14 +88,25 @@ class Plan:
         draws, seeds = rng.random((self.batch_size, DRAWS)), rng.integers(0, 2**62, self.batch_size)
         seed = int(rng.integers(0, 2**62))
         share, count = self.shard
-        size = self.batch_size // count
-        mine = slice(share * size, (share + 1) * size)
-        order = _order(self.images, self.repeats, self.seed, epoch)
+        mine = slice(share, None, count)
+        order = _order(self.images, self.repeats, self.seed, epoch, self.groups)
         indices = order[position * self.batch_size : (position + 1) * self.batch_size][mine]
         return Step(indices, draws[mine], seeds[mine], seed + share)
 
 
 @lru_cache(maxsize=2)
-def _order(images: int, repeats: int, seed: int, epoch: int) -> np.ndarray:
-    order = np.random.default_rng((seed, epoch)).permutation(images)
+def _order(images: int, repeats: int, seed: int, epoch: int, groups: Groups | None) -> np.ndarray:
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(images if groups is None else _draw_equally(groups, images, rng))
     return np.repeat(order, repeats)[:images]
+
+
+def _draw_equally(groups: Groups, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` images, as many of each group: all of a small one several times, and a random rest of it once more."""
+    shares = np.full(len(groups.members), count // len(groups.members))
+    shares[rng.permutation(len(shares))[: count - shares.sum()]] += 1
+    drawn = []
+    for members, share in zip(groups.members, shares, strict=True):
+        whole, rest = divmod(share, len(members))
+        drawn += [np.tile(members, whole), rng.permutation(members)[:rest]]
+    return np.concatenate(drawn)

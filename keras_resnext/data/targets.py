@@ -49,12 +49,22 @@ def read_targets(columns: Columns, expected: tuple[str, ...] | None, path: Path)
     if cells and name in _NUMBERS and (numbers := _read_numbers(name, cells, path)) is not None:
         names = (name,) if numbers.shape[1] == 1 else tuple(map(str, range(numbers.shape[1])))
         return "raw", numbers, names
+    _check_no_nan(cells, path)
     if any(isinstance(cell, list) for cell in cells):
         rows = [cell if isinstance(cell, list) else [cell] * bool(cell) for cell in cells]
         return _read_several(rows, expected, path)
     texts = [str(cell) for cell in cells]
     several = _split(name, texts, expected or (), path)
     return _read_single(texts, expected, path) if several is None else _read_several(several, expected, path)
+
+
+def _check_no_nan(cells: Sequence[str | list[str]], path: Path) -> None:
+    """NaN among numbers is a gap in the data, not the name of a class; beside names it is one."""
+    lists = [cell if isinstance(cell, list) else [cell] for cell in cells]
+    parts = [(row, part) for row, texts in enumerate(lists, start=1) for part in texts]
+    wrong = [row for row, part in parts if part.lower() == "nan"]
+    if wrong and all(_is_number(part) for _, part in parts if part and part.lower() != "nan"):
+        raise ValueError(f"data={str(path)!r}: row {wrong[0]} has NaN as a label; give it one, or leave the row out")
 
 
 def holds_numbers(cells: Sequence[Any]) -> bool:

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from .augmentation import BINS, Augmentation
+from .augmentation import BINS, Augmentation, timm_policy
+from .rand_augment import apply_policy
 
 TRIES = 10
 DRAWS = 4 * TRIES + 1  # uniform numbers an image: scale, ratio, top and left of each try, and the flip
@@ -71,6 +72,8 @@ def recolour(image: Image.Image, augmentation: Augmentation, seed: int) -> Image
             image = _apply(image, _RAND_AUGMENT, augmentation.policy_magnitude, rng)
     elif augmentation.policy == "trivial_augment":
         image = _apply(image, _TRIVIAL_AUGMENT, int(rng.integers(BINS)), rng)
+    elif augmentation.policy is not None and (policy := timm_policy(augmentation.policy)):
+        image = apply_policy(image, policy, rng)
     return image
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from ..figures import new_figure, save_figure
+from .tasks import TITLES
 
 _COLOURS = {"training": "#1565c0", "validation": "#e65100"}
 
 
 def draw_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """Writes a PNG of loss, top-1, top-5 and learning rate by epoch; what was not measured has no panel."""
-    panels = [("loss", "loss"), ("top1", "top-1"), ("top5", "top-5"), ("learning_rate", "learning rate")]
+    """Writes a PNG of loss, the task's measures and learning rate by epoch; what was not measured has no panel."""
+    panels = [*TITLES.items(), ("learning_rate", "learning rate")]
     panels = [(name, title) for name, title in panels if any(name in row for row in history)]
     figure = new_figure((4.2 * len(panels), 3.6))
     epochs = [row["epoch"] for row in history]
@@ -26,7 +27,7 @@ def draw_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        if name.startswith("top"):
+        if name not in ("loss", "learning_rate"):
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if value <= 1 else "")
         if name == "learning_rate":
             axis.ticklabel_format(axis="y", scilimits=(-2, 2))

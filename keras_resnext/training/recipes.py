@@ -1,13 +1,18 @@
 """How to train, as data: each recipe is a row with its source."""
 
+import difflib
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..data.augmentation import Augmentation
+from .field_types import check_types
+from .tasks import LOSSES
 
 SCHEDULES = ("step", "cosine", "constant")
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adamw", "lamb")
+DROP_PATH_RULES = ("constant", "linear")
+SIZES = 4  # that `progressive_size` goes through
 
 _RECIPE, _OPTIMIZER, _SCHEDULE = "Recipe", "Optimizer", "Schedule"
 
@@ -28,18 +33,30 @@ class Recipe:
         batch_size: images a step, of all processes together.
         learning_rate: at `base_batch_size` images; it scales with the batch (arXiv 1706.02677).
         base_batch_size: see `learning_rate`.
-        optimizer: "sgd" (PyTorch's) or "adamw".
+        optimizer: "sgd" (PyTorch's), "adamw" or "lamb" (timm's).
         momentum, nesterov: of SGD.
-        weight_decay: L2 for SGD, decoupled for AdamW.
+        weight_decay: L2 for SGD, decoupled for AdamW, inside the trust ratio for LAMB.
         decay_norm_and_bias: whether it holds for norms and biases too.
         schedule, milestones, factor, warmup_epochs: see `optimizers.Schedule`; milestones count the head's epochs too.
+        layer_decay: what the learning rate is multiplied by from each block to the one before it (0.65 to 0.9 for
+            fine-tuning, as timm's --layer-decay); None for one rate.
+        loss: "cross_entropy", "bce" (a yes or no for each class) or "focal"; None: cross-entropy for one class an
+            image, BCE for several labels.
+        target_threshold: of BCE: mixed targets above it count as 1, others as 0 (timm's --bce-target-thresh).
+        sum_labels: whether BCE adds the labels' losses, so that a rate fits any number of them, or takes their mean.
+        class_weights: "balanced", a file of names and weights, or a number a class; see `weights_of`.
+        balanced_sampling: whether each epoch draws each class equally often; its length stays.
         label_smoothing: share of the target that is spread over all classes (arXiv 1512.00567).
         clip_norm: largest norm of the whole gradient, None for any.
         accumulate: steps whose gradients are averaged for one update.
         ema: length of the moving average of weights and statistics as a share of the training, 0 for none;
             torchvision's 0.99998 at 600 epochs of ImageNet is 0.04.
         head_epochs: at first only the head learns, so long, at `head_rate` times the rate.
-        drop_path_rate: of the model.
+        drop_path_rate, drop_path_rule: of the model; "linear" rises from 0 at the first block, as timm's.
+        progressive_size: side of the first images; it grows in four equal parts of the training to that of
+            `augmentation`. None for one size.
+        test_size: side of the validation images; None for that of the model.
+        test_crop: share of the shorter side that validation images keep; None for 0.875.
         augmentation: of the images.
         patience: epochs without a better validation after which training stops, those of the head not counted; None
             for never.
@@ -59,7 +76,7 @@ class Recipe:
     )
     base_batch_size: int = 256
     optimizer: str = field(
-        default="sgd", metadata={"panel": _OPTIMIZER, "choices": OPTIMIZERS, "help": "sgd (PyTorch's) or adamw."}
+        default="sgd", metadata={"panel": _OPTIMIZER, "choices": OPTIMIZERS, "help": "sgd (PyTorch's), adamw or lamb."}
     )
     momentum: float = 0.9
     nesterov: bool = False
@@ -83,6 +100,32 @@ class Recipe:
     warmup_epochs: float = field(
         default=0, metadata={"panel": _SCHEDULE, "help": "Epochs during which the learning rate rises."}
     )
+    layer_decay: float | None = field(
+        default=None,
+        metadata={
+            "panel": _OPTIMIZER,
+            "help": "Learning rate of a block as a share of the next one's, such as 0.8.",
+        },
+    )
+    loss: str | None = field(
+        default=None,
+        metadata={
+            "panel": _RECIPE, "choices": LOSSES,
+            "help": "cross_entropy, bce or focal; default cross_entropy, for several labels bce.",
+        },
+    )  # fmt: skip
+    target_threshold: float | None = None
+    sum_labels: bool = True
+    class_weights: str | tuple[float, ...] | None = field(
+        default=None,
+        metadata={
+            "panel": _RECIPE, "type": str, "read": lambda text: text,
+            "help": "balanced, or a CSV or JSON file of class names and weights in the loss.",
+        },
+    )  # fmt: skip
+    balanced_sampling: bool = field(
+        default=False, metadata={"panel": _RECIPE, "help": "Draw each class equally often in an epoch."}
+    )
     label_smoothing: float = field(
         default=0.0, metadata={"panel": _RECIPE, "help": "Share of the target that is spread over all classes."}
     )
@@ -104,6 +147,13 @@ class Recipe:
     drop_path_rate: float = field(
         default=0.0, metadata={"panel": _RECIPE, "help": "Probability of dropping a residual branch."}
     )
+    drop_path_rule: str = "constant"
+    progressive_size: int | None = field(
+        default=None,
+        metadata={"panel": "Images", "min": 1, "help": "Side of the first images, which grow to --image-size."},
+    )
+    test_size: int | None = None
+    test_crop: float | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     patience: int | None = field(
         default=None, metadata={"panel": _SCHEDULE, "min": 1, "help": "Stop after N epochs without a better one."}
@@ -120,8 +170,10 @@ class Recipe:
         numbers = {name: value for name, value in vars(self).items() if isinstance(value, float)}
         if wrong := [name for name, value in numbers.items() if not math.isfinite(value)]:
             raise ValueError(f"{wrong[0]}={numbers[wrong[0]]!r} must be a finite number")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule={self.schedule!r} must be one of {', '.join(SCHEDULES)}")
+        choices = {"schedule": SCHEDULES, "optimizer": OPTIMIZERS, "drop_path_rule": DROP_PATH_RULES}
+        for name, known in (choices | ({"loss": LOSSES} if self.loss is not None else {})).items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(known)}")
         if self.schedule == "step" and not self.milestones:
             raise ValueError("schedule='step' needs milestones, epochs after which the rate falls, such as 30,60,90")
         if any(later < earlier for earlier, later in zip((1, *self.milestones), self.milestones, strict=False)):
@@ -129,8 +181,14 @@ class Recipe:
         for name in ("momentum", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be at least 0 and below 1")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer={self.optimizer!r} must be {' or '.join(OPTIMIZERS)}")
+        for name in ("layer_decay", "target_threshold", "test_crop"):
+            if (share := getattr(self, name)) is not None and not 0 < share <= 1:
+                raise ValueError(f"{name}={share!r} must be above 0 and at most 1")
+        if self.progressive_size is not None and not 1 <= self.progressive_size <= self.augmentation.size:
+            raise ValueError(
+                f"progressive_size={self.progressive_size!r} must lie in 1..{self.augmentation.size}, the side of the "
+                "last images"
+            )
         if not 0 <= self.head_epochs <= self.epochs:
             raise ValueError(f"head_epochs={self.head_epochs!r} must lie in 0..epochs={self.epochs}")
         if self.weight_decay < 0:
@@ -142,6 +200,16 @@ class Recipe:
     def peak_rate(self) -> float:
         """The learning rate at this batch size, gradients that are accumulated counted in."""
         return self.learning_rate * self.batch_size * self.accumulate / self.base_batch_size
+
+    def image_size(self, epoch: int) -> int:
+        """Side of the training images of an epoch, counted from 0; multiples of 32 where the last side is one."""
+        last = self.augmentation.size
+        if self.progressive_size is None:
+            return last
+        part = min(epoch * SIZES // self.epochs, SIZES - 1)
+        step = 32 if last % 32 == 0 and self.progressive_size >= 32 else 1
+        size = self.progressive_size + (last - self.progressive_size) * part / (SIZES - 1)
+        return last if part == SIZES - 1 else max(step, round(size / step) * step)
 
     def shortened(self, epochs: int) -> "Recipe":
         """The same in another number of epochs: milestones, warm-up and the head's epochs move along."""
@@ -160,6 +228,14 @@ _PAPER = Recipe(
     milestones=(30, 60, 90),
     source="arXiv 1611.05431, section 4; mmcls configs/_base_/schedules/imagenet_bs256.py",
 )
+# Table 2 of the paper; what it leaves open as in timm: the limit of the norm is its LAMB's own.
+_STRIKES_BACK = Recipe(
+    batch_size=2048, learning_rate=5e-3, base_batch_size=2048, optimizer="lamb", weight_decay=0.02, clip_norm=1.0,
+    decay_norm_and_bias=False, schedule="cosine", warmup_epochs=5, loss="bce", target_threshold=0.2, sum_labels=False,
+    drop_path_rule="linear", test_size=224, test_crop=0.95,
+    augmentation=Augmentation(policy="rand-m7-mstd0.5-inc1", mixup=0.1, cutmix=1.0, interpolation="bicubic"),
+    source="arXiv 2110.00476, table 2; timm's LAMB, RandAugment, RepeatAugSampler and --bce-target-thresh",
+)  # fmt: skip
 RECIPES: dict[str, Recipe] = {
     "paper": _PAPER,
     "mmcls": _PAPER,
@@ -176,6 +252,17 @@ RECIPES: dict[str, Recipe] = {
         ),
         source="torchvision references/classification, ResNeXt101_32X8D_Weights.IMAGENET1K_V2",
     ),
+    "a1": replace(
+        _STRIKES_BACK, epochs=600, weight_decay=0.01, label_smoothing=0.1, drop_path_rate=0.05, target_threshold=None,
+        augmentation=replace(_STRIKES_BACK.augmentation, mixup=0.2, repeats=3),
+    ),
+    "a2": replace(
+        _STRIKES_BACK, epochs=300, drop_path_rate=0.05, augmentation=replace(_STRIKES_BACK.augmentation, repeats=3)
+    ),
+    "a3": replace(
+        _STRIKES_BACK, epochs=100, learning_rate=8e-3,
+        augmentation=replace(_STRIKES_BACK.augmentation, size=160, policy="rand-m6-mstd0.5-inc1"),
+    ),
     "finetune": Recipe(
         epochs=20, batch_size=32, learning_rate=0.08, schedule="cosine", warmup_epochs=0.5, label_smoothing=0.1,
         decay_norm_and_bias=False, head_epochs=2, augmentation=Augmentation(crop_scale=(0.25, 1.0)),
@@ -190,16 +277,24 @@ def find_recipe(name: str, **changes: Any) -> Recipe:
     Another number of epochs stretches the schedule, unless milestones or warm-up are given too.
 
     Raises:
-        ValueError: no such recipe or field, or a value outside its range.
+        ValueError: no such recipe or field, or a value of another type or outside its range.
     """
     if name not in RECIPES:
-        raise ValueError(f"recipe={name!r} must be one of {', '.join(RECIPES)}")
+        near = difflib.get_close_matches(name, RECIPES, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"recipe={name!r} must be one of {', '.join(RECIPES)}{meant}")
     recipe = RECIPES[name]
-    if "epochs" in changes:
+    fields = [*Recipe.__dataclass_fields__, *Augmentation.__dataclass_fields__]
+    for wrong in sorted(changes.keys() - set(fields)):
+        near = difflib.get_close_matches(wrong, fields, 1)
+        raise ValueError(f"{wrong}: no field of a recipe; " + (f"did you mean {near[0]}?" if near else
+                         f"choose from {', '.join(fields)}"))  # fmt: skip
+    changes = {key: tuple(value) if isinstance(value, list) else value for key, value in changes.items()}
+    if isinstance(changes.get("epochs"), int):
         if changes["epochs"] < 1:
             raise ValueError(f"epochs={changes['epochs']!r} must be at least 1")
         recipe = recipe.shortened(changes["epochs"])
     of_images = {key: changes.pop(key) for key in list(changes) if key in Augmentation.__dataclass_fields__}
-    if unknown := changes.keys() - Recipe.__dataclass_fields__.keys():
-        raise ValueError(f"{', '.join(sorted(unknown))}: no field of a recipe")
+    check_types(Augmentation, of_images)
+    check_types(Recipe, changes)
     return replace(recipe, augmentation=replace(recipe.augmentation, **of_images), **changes)

@@ -10,20 +10,22 @@ from typing import Any
 import keras
 from rich.console import Console
 
-from ..data import CachedReader, Listing, Plan, ValidationBatches, as_single, training_batches
+from ..data import CachedReader, Groups, Listing, Plan, ValidationBatches, as_kind, check_labels, training_batches
 from ..loading import BEST
 from ..network.input_preprocessing import get_preprocessing
 from ..runtimes.keras_model import check_classifier
-from ..terminal import PlainConsole
+from ..terminal import PlainConsole, printable
 from . import distribution
+from .class_weights import describe_weights, weights_of
 from .failures import explain_failure
 from .recipes import Recipe
 from .record import describe_run, find_changes, find_checkpoint
 from .session import BOARD, LABELS, LAST, RUN, Session, write
 from .state import TrainingDivergedError
-from .step import gives_logits
+from .step import check_head, kind_of
+from .tasks import TASKS
 from .tensorboard import open_board
-from .train_options import ONE_CLASS, RunOptions
+from .train_options import RunOptions
 
 BACKENDS = ("tensorflow", "jax")
 
@@ -33,17 +35,31 @@ class TrainingResult:
     """What `train` made.
 
     Attributes:
-        best, last: .keras files of the epoch with the highest top-1 and of the last one.
-        top1: the highest share of validation images (of training images, where there are none) that is right.
+        best, last: .keras files of the epoch with the highest score and of the last one.
+        score: the highest value of `measure` on validation images (on training images, where there are none).
         epoch: the one, from 1, that `best` is of.
-        history: one dictionary an epoch: loss, top1, top5, val_loss, val_top1, val_top5, learning_rate, seconds.
+        history: one dictionary an epoch: loss, top1, top5, val_loss, val_top1, val_top5, learning_rate, seconds; of
+            several labels map, accuracy and f1 in place of top1 and top5.
+        measure: by which the best epoch is chosen: "top1", of several labels "map", mean average precision.
     """
 
     best: Path
     last: Path
-    top1: float
+    score: float
     epoch: int
     history: tuple[Mapping[str, float], ...]
+    measure: str = "top1"
+
+    @property
+    def top1(self) -> float:
+        """The highest share of validation images that is right, where each has one class.
+
+        Raises:
+            AttributeError: they have several labels.
+        """
+        if self.measure != "top1":
+            raise AttributeError(f"top1: the images have several labels; score is {self.measure}")
+        return self.score
 
 
 def train(
@@ -63,8 +79,10 @@ def train(
     bit-equal to that of a run without a stop.
 
     Args:
-        model: classifier that ends in softmax or gives logits, such as `ResNeXt50(classes=…)`.
-        training, validation: images with as many classes as the model; without validation, best is by training.
+        model: classifier that ends in softmax or gives logits, such as `ResNeXt50(classes=…)`; for several labels an
+            image one that ends in sigmoid, `ResNeXt50(classes=…, classifier_activation="sigmoid")`.
+        training, validation: images with as many classes as the model, of kind "single" or "multi"; without
+            validation, best is by training.
         recipe: of `recipes.find_recipe`.
         output: folder.
         console: where to print; default standard output.
@@ -85,15 +103,22 @@ def train(
     console = console or PlainConsole(highlight=False)
     folder = Path(output)
     classes = check_classifier(model)
-    gives_logits(model)  # or probabilities; anything else is an error
-    training = as_single(training, ONE_CLASS)
-    validation = None if validation is None else as_single(validation, ONE_CLASS)
+    training, kind = prepare_labels(training, model)
+    validation = None if validation is None else prepare_labels(validation, model, "validation", kind)[0]
+    recipe = replace(recipe, loss=TASKS[kind].choose_loss(recipe.loss))
+    check_head(model, recipe, kind)
     if classes != len(training.classes):
         raise ValueError(f"model={model.name!r} has {classes} classes, the images have {len(training.classes)}")
     if validation is not None and validation.classes != training.classes:
         raise ValueError("validation must have the same classes as training")
     shard = distribution.shard()
-    plan = Plan(len(training), recipe.batch_size, told.seed, recipe.augmentation.repeats, shard)
+    groups = Groups.of(training) if recipe.balanced_sampling else None
+    plan = Plan(len(training), recipe.batch_size, told.seed, recipe.augmentation.repeats, shard, groups)
+    if recipe.class_weights is not None:
+        recipe = replace(recipe, class_weights=weights_of(recipe.class_weights, training))
+    if recipe.progressive_size is not None and (fixed := model.inputs[0].shape[1]) is not None:
+        raise ValueError(f"progressive_size={recipe.progressive_size!r} needs a model of images of any size; "
+                         f"model={model.name!r} takes {fixed} pixels (input_shape=(None, None, 3))")  # fmt: skip
     if recipe.batch_size % (devices := distribution.devices()):
         raise ValueError(f"batch_size={recipe.batch_size!r} must be a multiple of the {devices} devices")
     preprocessing = get_preprocessing(model)
@@ -117,6 +142,10 @@ def train(
             console.print(f"Since the run began: {name} {old} is now {new}.", markup=False, soft_wrap=True)
         place = f"at epoch {session.step // plan.steps_per_epoch + 1}, step {session.step}"
         console.print(f"Finished at epoch {len(session.history)}." if session.is_finished() else f"Resuming {place}.")
+    console.print(f"Learning {TASKS[kind].says}; loss {recipe.loss}, best by {TASKS[kind].score}.", soft_wrap=True)
+    if recipe.class_weights is not None:
+        shown = describe_weights(recipe.class_weights, training.classes)  # type: ignore[arg-type]
+        console.print(f"Weights in the loss: {printable(shown)}.", markup=False, soft_wrap=True)
     how = "compiled" if run["xla"] else "not compiled"
     console.print(f"{run['device']}, {run['policy']}, step {how} by XLA.", soft_wrap=True)
     held_out = None
@@ -128,11 +157,12 @@ def train(
     read = CachedReader(training).read if told.cache else None
 
     def batches(steps: range) -> Any:
+        size = recipe.image_size(steps.start // plan.steps_per_epoch)
         return distribution.prefetched(
             training_batches(
                 training,
                 plan,
-                recipe.augmentation,
+                replace(recipe.augmentation, size=size),
                 preprocessing,
                 steps,
                 engine=told.engine,
@@ -155,10 +185,26 @@ def train(
             f"process {shard[0]} of {shard[1]} lost the others ({first}); start all of them again to go on from the "
             "last checkpoint"
         ) from error
-    return TrainingResult(folder / BEST, folder / LAST, session.best, session.best_epoch, tuple(session.history))
+    return TrainingResult(
+        folder / BEST, folder / LAST, session.best, session.best_epoch, tuple(session.history), session.task.score
+    )
 
 
 def check_backend() -> None:
     """Raises RuntimeError unless Keras runs on a backend that training knows."""
     if (backend := keras.backend.backend()) not in BACKENDS:
         raise RuntimeError(f"training needs Keras on TensorFlow or JAX, not {backend} (set KERAS_BACKEND=jax)")
+
+
+def prepare_labels(
+    listing: Listing, model: keras.Model, name: str = "training", kind: str | None = None
+) -> tuple[Listing, str]:
+    """Labels of the kind that training learns, and that kind: "multi" for a model that ends in sigmoid.
+
+    Raises:
+        ValueError: labels that are not what the listing says, or of a kind that cannot be learned.
+    """
+    check_labels(listing, name)
+    kind = kind or kind_of(model)
+    other = "; for several labels it must end in sigmoid" if kind == "single" and listing.kind == "multi" else ""
+    return as_kind(listing, kind, f"model={model.name!r} learns {TASKS[kind].says}{other}"), kind

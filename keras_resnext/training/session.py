@@ -21,7 +21,8 @@ from .callbacks import Guard, MovingAverage, ProgressBar
 from .curves import draw_history
 from .recipes import Recipe
 from .state import SavedState, TrainingDivergedError, find_not_finite, save_state
-from .step import compile_model
+from .step import PLAIN, activated, compile_model, ending, is_binary, kind_of
+from .tasks import TASKS
 from .train_options import RunOptions
 
 CHECKPOINT, RUN, HISTORY, CURVES = "checkpoint.npz", "run.json", "history.csv", "curves.png"
@@ -54,6 +55,8 @@ class Session:
         self.guard: Guard | None = None
         self.validating = False
         self.trainable = [(layer, layer.trainable) for layer in _leaves(model)]
+        self.task, self.end = TASKS[kind_of(model)], ending(model)
+        self.activation = getattr(self.end, "activation", None)
         spe, length = plan.steps_per_epoch, recipe.ema * recipe.epochs * plan.steps_per_epoch
         warm = int((recipe.head_epochs + recipe.warmup_epochs) * spe)
         self.average = MovingAverage(model, length, warm) if recipe.ema else None
@@ -71,9 +74,13 @@ class Session:
     def run(self, batches: Callable[[range], Any], held_out: ValidationBatches | None) -> None:
         recipe, spe = self.recipe, self.plan.steps_per_epoch
         steps, size = recipe.epochs * spe, self.plan.batch_size
+        on_logits = activated(self.end, keras.activations.linear) if self.is_binary else nullcontext()
         try:
-            with Bar("Training", steps, self.console, done=self.step, unit="images", per_step=size) as shown:
-                bar = ProgressBar(shown, recipe.epochs)
+            with (
+                on_logits,
+                Bar("Training", steps, self.console, done=self.step, unit="images", per_step=size) as shown,
+            ):
+                bar = ProgressBar(shown, recipe.epochs, ("loss", self.task.score))
                 for head, epochs in (
                     (True, range(recipe.head_epochs)),
                     (False, range(recipe.head_epochs, recipe.epochs)),
@@ -90,6 +97,10 @@ class Session:
         finally:
             self._set_trainable(False)
 
+    @property
+    def is_binary(self) -> bool:
+        return is_binary(self.recipe, self.task.kind)
+
     def _has_stopped(self) -> bool:
         patience, first = self.recipe.patience, max(self.best_epoch, self.recipe.head_epochs)
         return patience is not None and bool(self.history) and len(self.history) - first >= patience
@@ -100,7 +111,7 @@ class Session:
 
     def _begin_phase(self, head: bool) -> None:
         self._set_trainable(head)
-        compile_model(self.model, self.recipe, self.plan.steps_per_epoch, head=head)
+        compile_model(self.model, self.recipe, self.plan.steps_per_epoch, head=head, kind=self.task.kind)
         if self.saved is not None and self.saved.state["head"] == head:
             self.saved.restore("optimizer", self.model.optimizer.variables)
 
@@ -137,7 +148,10 @@ class Session:
                 callbacks=watchers,
             )
             self.saved, self.step = None, steps.stop
-            logs = {name: float(values[-1]) for name, values in done.history.items() if name != "cross_entropy"}
+            logs = {name: float(values[-1]) for name, values in done.history.items()}
+            plain = logs.pop(PLAIN)
+            if self.is_binary:  # the sum over labels says little beside the mean that validation has
+                logs["loss"] = plain
             logs["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
             self._finish_epoch(epoch, logs, held_out)
             self._save(self.step, head, None)
@@ -165,7 +179,7 @@ class Session:
                 self.validating = True
                 found = self.model.evaluate(held_out, return_dict=True, verbose=0)
                 self.validating = False
-                found["loss"] = found.pop("cross_entropy")  # the mean over images, without smoothing
+                found["loss"] = found.pop(PLAIN)  # the mean over images, without smoothing
                 logs |= {f"val_{name}": float(value) for name, value in found.items()}
                 if not math.isfinite(logs["val_loss"]):
                     raise TrainingDivergedError(
@@ -174,12 +188,13 @@ class Session:
             logs["seconds"] = round(self.spent + time.monotonic() - self.started, 3)
             self.spent = 0.0
             self.history.append({"epoch": epoch + 1, **logs})
-            score = logs.get("val_top1", logs["top1"])
+            score = logs.get(f"val_{self.task.score}", logs[self.task.score])
             better = score > self.best
             if better:
                 self.best, self.best_epoch = score, epoch + 1
             for name in (LAST, *([BEST] if better else [])) if self.writes else ():
-                with distribution.apart(), _bare(self.model):
+                own = activated(self.end, self.activation) if self.is_binary else nullcontext()
+                with distribution.apart(), _bare(self.model), own:
                     save_keras(self.model, self.folder / name)
         self._tell(logs)
         if self.writes:
@@ -216,7 +231,7 @@ class Session:
             save_state(self.folder / CHECKPOINT, groups, state)
 
     def _tell(self, logs: Mapping[str, float]) -> None:
-        shown = ("loss", "top1", "val_loss", "val_top1", "val_top5")
+        shown = ("loss", self.task.score, "val_loss", *(f"val_{name}" for name in self.task.measures))
         text = "  ".join(f"{name} {logs[name]:.4f}" for name in shown if name in logs)
         self.console.print(
             f"epoch {len(self.history)}/{self.recipe.epochs}  {text}  {logs['seconds']:.0f} s", soft_wrap=True

@@ -11,9 +11,12 @@ import numpy as np
 from rich.console import Console
 
 from ..data import (
+    Groups,
     Listing,
     Plan,
-    as_single,
+    as_kind,
+    describe,
+    find_kind,
     find_splits,
     leave_out_unreadable,
     read_listing,
@@ -24,11 +27,13 @@ from ..model import ResNeXt, create
 from ..network.architectures import find_architecture
 from ..network.input_preprocessing import get_preprocessing, set_preprocessing
 from ..preprocessing import Preprocessing
+from ..terminal import printable
 from .curves import draw_batch, draw_schedule
 from .distribution import has_gpu
 from .optimizers import make_schedule
 from .recipes import Recipe, find_recipe
-from .train_options import ONE_CLASS, ImageOptions, NetworkOptions
+from .tasks import TASKS
+from .train_options import ImageOptions, NetworkOptions
 
 HELD_OUT = 0.1
 
@@ -41,7 +46,9 @@ RESERVED = {
     "input_shape": "--image-size and --val-size",
     "input_tensor": "--image-size and --val-size",
     "weights": "--weights",
+    "classifier_activation": "--labels and the data",
     "drop_path_rate": "--drop-path-rate",
+    "drop_path_rule": "--set drop_path_rule",
     "name": "--model",
 }
 
@@ -75,21 +82,35 @@ def check_options(options: Mapping[str, Any], sync_bn: bool = False) -> dict[str
     return {**options, "norm_cfg": {**norm, "type": "SyncBN"}}
 
 
-def find_images(data: Path, val: str | None, seed: int) -> tuple[Listing, Listing | None]:
-    """Training and validation images, none of which is opened yet.
+def find_images(
+    data: Path, val: str | None, seed: int, labels: str = "auto", console: Console | None = None
+) -> tuple[Listing, Listing | None]:
+    """Training and validation images, none of which is opened yet, with labels of one kind, "single" or "multi".
 
     Args:
         data: what `read_listing` takes, or a folder with train and val.
         val: None for DIR/val, else a tenth of the images; a share; "none"; or what `read_listing` takes.
         seed: of the images held out.
+        labels: "single", "multi", or "auto": as `find_kind` reads it off the training images.
+        console: where to say what is taken for granted.
+
+    Raises:
+        ValueError: labels of another kind, such as numbers.
     """
     place, beside = find_splits(data)
-    training = as_single(read_listing(place), ONE_CLASS)
+    training = read_listing(place)
+    if training.kind == "raw":
+        raise ValueError(f"the data has {describe(training)}; training takes one class an image or several labels")
+    kind, why = find_kind(training) if labels == "auto" else (labels, "")
+    if console is not None and why:
+        console.print(f"{why} --labels says otherwise.", soft_wrap=True)
+    reason = f"training takes {TASKS[kind].says}" + ", as the training images have it" * (labels == "auto")
+    training = as_kind(training, kind, reason)
     share = _share(val)
     if share is None and val not in (None, "none"):
-        return training, as_single(read_listing(str(val), training.classes), ONE_CLASS)
+        return training, as_kind(read_listing(str(val), training.classes), kind, reason)
     if val is None and beside is not None:
-        return training, as_single(read_listing(beside, training.classes), ONE_CLASS)
+        return training, as_kind(read_listing(beside, training.classes), kind, reason)
     if val == "none":
         return training, None
     return split_listing(training, HELD_OUT if share is None else share, seed)
@@ -110,7 +131,13 @@ def look_through(
     if validation is not None:
         validation = leave_out_unreadable(validation, "validation", **options)
         held = f", {len(validation)} to validate on"
-    console.print(f"{len(training.classes)} classes, {len(training)} images to train on{held}.")
+    noun = "classes" if training.kind == "single" else "labels"
+    console.print(f"{len(training.classes)} {noun}, {len(training)} images to train on{held}.")
+    if training.kind == "multi":
+        console.print(f"Training: {describe(training)}.", markup=False, soft_wrap=True)
+    if absent := [name for name, count in zip(training.classes, training.counts(), strict=True) if not count]:
+        shown = printable(", ".join(absent[:5])) + ", …" * (len(absent) > 5)
+        console.print(f"No image to train on has {len(absent)} of the {noun}: {shown}.", markup=False, soft_wrap=True)
     return training, validation
 
 
@@ -129,6 +156,7 @@ def build_model(
     seed: int,
     resize: bool = True,
     val_size: int | None = None,
+    kind: str = "single",
 ) -> tuple[keras.Model, Recipe]:
     """The model to train, and the recipe with the size of its images.
 
@@ -138,14 +166,15 @@ def build_model(
         classes: of the images.
         seed: of the weights.
         resize: whether the recipe's images take the size of the architecture where the recipe is for another.
-        val_size: side of validation images, where it differs from the training's.
+        val_size: side of validation images, where it differs from the training's and the recipe's.
+        kind: "single" or "multi", what the images have.
     """
     row = find_architecture(network.model)
     own = recipe.augmentation.size
     if resize and (row.image_size < 64) != (own < 64):
         recipe = replace(recipe, augmentation=replace(recipe.augmentation, size=row.image_size))
     size = recipe.augmentation.size
-    seen = val_size or (max(size, row.image_size) if resize else size)
+    seen = val_size or recipe.test_size or (max(size, row.image_size) if resize else size)
     keras.utils.set_random_seed(seed)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(network.precision or ("mixed_bfloat16" if has_gpu() else "float32"))
@@ -154,8 +183,10 @@ def build_model(
             network.model,
             classes=classes,
             weights=network.weights,
-            input_shape=(size, size, 3) if seen == size else (None, None, 3),
+            input_shape=(size, size, 3) if seen == size and recipe.progressive_size is None else (None, None, 3),
+            classifier_activation=TASKS[kind].activation,
             drop_path_rate=recipe.drop_path_rate,
+            drop_path_rule=recipe.drop_path_rule,
             **check_options(network.options, network.sync_bn),
         )
     finally:
@@ -164,12 +195,17 @@ def build_model(
     if known.size != seen:
         changed = replace(known, size=seen, resize=known.resize_for(seen)) if network.weights else Preprocessing(seen)
         set_preprocessing(model, changed)
+    if recipe.test_crop is not None:  # as timm evaluates, by the filter of the training
+        known = get_preprocessing(model)
+        shorter = int(known.size / recipe.test_crop) if known.size >= 64 else known.size
+        set_preprocessing(model, replace(known, resize=shorter, interpolation=recipe.augmentation.interpolation))
     return model, recipe
 
 
 def draw_plans(model: keras.Model, training: Listing, recipe: Recipe, folder: Path, seed: int) -> list[Path]:
     """Draws the first batch and the learning rate of every step, without training."""
-    plan = Plan(len(training), recipe.batch_size, seed, recipe.augmentation.repeats)
+    groups = Groups.of(training) if recipe.balanced_sampling else None
+    plan = Plan(len(training), recipe.batch_size, seed, recipe.augmentation.repeats, groups=groups)
     preprocessing = get_preprocessing(model)
     folder.mkdir(parents=True, exist_ok=True)
     batches = training_batches(training, plan, recipe.augmentation, preprocessing, range(1))
@@ -178,9 +214,12 @@ def draw_plans(model: keras.Model, training: Listing, recipe: Recipe, folder: Pa
     pixels = np.clip(images[:32] * preprocessing.std + preprocessing.mean, 0, 255).astype("uint8")
     titles = []
     for row in labels[:32]:
-        best = [i for i in np.argsort(-row, kind="stable")[:2] if row[i] > 0.005]
+        best = [
+            i for i in np.argsort(-row, kind="stable")[: 2 if training.kind == "single" else None] if row[i] > 0.005
+        ]
+        shares = any(0 < value < 1 for value in row)
         titles.append(
-            " + ".join(f"{row[i]:.0%} {training.classes[i]}" if len(best) > 1 else training.classes[i] for i in best)
+            " + ".join(f"{row[i]:.0%} {training.classes[i]}" if shares else training.classes[i] for i in best) or "none"
         )
     paths = [folder / "batch.png", folder / "schedule.png"]
     draw_batch(paths[0], pixels, titles)

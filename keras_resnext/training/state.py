@@ -24,7 +24,7 @@ def _is_number(value: Any) -> bool:
 
 def _is_history(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(row, dict) and {"epoch", "top1", "seconds"} <= row.keys() and all(map(_is_number, row.values()))
+        isinstance(row, dict) and {"epoch", "loss", "seconds"} <= row.keys() and all(map(_is_number, row.values()))
         for row in value
     )
 

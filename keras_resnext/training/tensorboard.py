@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from .tasks import TITLES
+
 INSTALL = "pip install 'keras_resnext[tensorboard]'"
 
 
@@ -33,4 +35,4 @@ def open_board(folder: Path) -> Callable[[Mapping[str, float]], None]:
 def _tag(name: str, has_validation: bool) -> str:
     if name.startswith("val_"):
         return f"{name.removeprefix('val_')}/val"
-    return f"{name}/train" if has_validation or name in ("loss", "top1", "top5") else name
+    return f"{name}/train" if has_validation or name in TITLES else name

@@ -10,7 +10,7 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 _NETWORK, _IMAGES, _RUN, _PROCESSES = "Network", "Images", "Run", "Several processes (JAX)"
 
-ONE_CLASS = "training takes one class an image"  # what data with several labels is told
+KINDS = ("auto", "single", "multi")
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class ImageOptions:
         val: None for DIR/val, else a tenth of the images; a share; "none"; or what `read_listing` takes.
         strict: whether one unreadable image is an error.
         skip_limit: how many may be skipped; None for a hundredth of them, at least one.
+        labels: "single" for one class an image, "multi" for any number of labels; "auto" as the data has it.
     """
 
     val: str | None = field(
@@ -73,6 +74,13 @@ class ImageOptions:
         default=None,
         metadata={"panel": _IMAGES, "min": 0, "help": "How many unreadable images may be skipped; default 1 %."},
     )
+    labels: str = field(
+        default="auto",
+        metadata={
+            "panel": _IMAGES, "choices": KINDS,
+            "help": "single (one class an image) or multi (any number of labels); default as the data has it.",
+        },
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -155,13 +163,22 @@ class TrainOptions:
 
     Attributes:
         recipe: a name of `RECIPES`.
+        settings: fields of `Recipe` or `Augmentation` to values in place of the recipe's.
         output: folder for all results.
         dry_run: draw a batch and the learning rate, and train nothing.
     """
 
     recipe: str = field(
-        default="finetune", metadata={"panel": "Recipe", "help": "finetune, paper (or mmcls), cifar or modern."}
+        default="finetune",
+        metadata={"panel": "Recipe", "help": "finetune, paper (or mmcls), cifar, modern, a1, a2 or a3."},
     )
+    settings: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "panel": "Recipe", "name": "--set", "metavar": "FIELD=VALUE",
+            "help": "Any field of the recipe, such as momentum=0.95 or crop_ratio=[1,1]; can be repeated.",
+        },
+    )  # fmt: skip
     output: Path | None = field(
         default=None,
         metadata={

@@ -7,7 +7,7 @@ import torch
 
 from keras_resnext.training.optimizers import SGD, Schedule, make_schedule
 from keras_resnext.training.recipes import RECIPES, Recipe, find_recipe
-from keras_resnext.training.step import CrossEntropy
+from keras_resnext.training.losses import CrossEntropy
 
 
 def test_sgd_is_pytorchs():
@@ -79,7 +79,7 @@ def test_recipes_name_their_source():
         ("best", {}, "recipe='best' must be one of paper, mmcls"),
         ("paper", {"epochs": 0}, "epochs=0 must be at least 1"),
         ("paper", {"learning_rate": 0}, "learning_rate=0 must be above 0"),
-        ("paper", {"optimizer": "lion"}, "sgd or adamw"),
+        ("paper", {"optimizer": "lion"}, "must be one of sgd, adamw, lamb"),
         ("paper", {"label_smoothing": 1.0}, "below 1"),
         ("paper", {"head_epochs": 101}, "head_epochs=101"),
         ("paper", {"clip_norm": -1}, "clip_norm=-1"),
@@ -89,7 +89,17 @@ def test_recipes_name_their_source():
         ("paper", {"milestones": (30, 20)}, "in ascending order"),
         ("paper", {"milestones": (0,)}, "epochs from 1 on"),
         ("paper", {"weight_decay": -1}, "weight_decay=-1"),
-        ("paper", {"magic": 1}, "magic: no field of a recipe"),
+        ("paper", {"magic": 1}, "magic: no field of a recipe; choose from epochs,"),
+        ("paper", {"leraning_rate": 1}, "leraning_rate: no field of a recipe; did you mean learning_rate?"),
+        ("papr", {}, r"did you mean paper\?"),
+        ("paper", {"epochs": "many"}, "epochs='many' must be a whole number"),
+        ("paper", {"mixup": "a"}, "mixup='a' must be a number"),
+        ("paper", {"crop_ratio": [1]}, r"crop_ratio=\(1,\) must be a list of 2 numbers"),
+        ("paper", {"flip": None}, "flip=None must be a number"),
+        ("paper", {"loss": "hinge"}, "loss='hinge' must be one of cross_entropy, bce, focal"),
+        ("paper", {"layer_decay": 0.0}, "layer_decay=0.0 must be above 0"),
+        ("paper", {"progressive_size": 256}, r"progressive_size=256 must lie in 1\.\.224"),
+        ("paper", {"policy": "rand-m7-x5"}, "policy='rand-m7-x5' must be rand_augment, trivial_augment, none or"),
     ],
 )
 def test_bad_recipes(name, changes, message):
