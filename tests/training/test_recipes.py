@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from keras_resnext.training.losses import CrossEntropy
 from keras_resnext.training.optimizers import SGD, Schedule, make_schedule
 from keras_resnext.training.recipes import RECIPES, Recipe, find_recipe
-from keras_resnext.training.losses import CrossEntropy
 
 
 def test_sgd_is_pytorchs():
