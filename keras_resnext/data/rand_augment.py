@@ -42,7 +42,8 @@ def _enhance(enhancer: Any) -> Callable[..., Image.Image]:
 
 
 def _posterize(image: Image.Image, bits: int, _: Image.Resampling) -> Image.Image:
-    return image if bits >= 8 else ImageOps.posterize(image, bits)
+    """Of 0 bits black remains, which new versions of Pillow refuse and timm therefore stops at."""
+    return image.point([value & (256 - 2 ** (8 - bits)) for value in range(256)] * 3)
 
 
 def _solarize_add(image: Image.Image, add: int, _: Image.Resampling) -> Image.Image:
