@@ -201,10 +201,15 @@ def prepare_labels(
 ) -> tuple[Listing, str]:
     """Labels of the kind that training learns, and that kind: "multi" for a model that ends in sigmoid.
 
+    A sigmoid with one output tells two classes apart: it learns the second.
+
     Raises:
         ValueError: labels that are not what the listing says, or of a kind that cannot be learned.
     """
     check_labels(listing, name)
     kind = kind or kind_of(model)
+    if kind == "multi" and listing.kind == "single" and check_classifier(model) == 1 and len(listing.classes) == 2:
+        second = (listing.labels == 1)[:, None].astype("uint8")
+        listing = replace(listing, labels=second, classes=listing.classes[1:], kind="multi")
     other = "; for several labels it must end in sigmoid" if kind == "single" and listing.kind == "multi" else ""
     return as_kind(listing, kind, f"model={model.name!r} learns {TASKS[kind].says}{other}"), kind

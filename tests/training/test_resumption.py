@@ -13,8 +13,23 @@ from rich.console import Console
 
 from keras_resnext.training import session, train
 from keras_resnext.training.failures import explain_failure
+from keras_resnext.training.recipes import find_recipe
 from keras_resnext.training.state import SavedState, TrainingDivergedError, save_state
 from tests.training.small_runs import QUIET, RECIPE, build, make_session, weights
+
+SHORT = {"epochs": 2, "batch_size": 32, "size": 8, "flip": 0.0, "crop_padding": 1, "ema": 0.3, "mixup": 0.2}
+SHORT["schedule"] = "cosine"
+
+
+def labelled(listing, kind):
+    """Digits by their number, or with two labels each, or by whether they are odd."""
+    if kind == "bce":
+        return listing
+    if kind == "binary":
+        return replace(listing, labels=listing.labels % 2, classes=("even", "odd"))
+    hot = np.eye(10, dtype="uint8")[listing.labels] | np.eye(10, dtype="uint8")[listing.labels * 3 % 10]
+    return replace(listing, labels=hot, kind="multi")
+
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
@@ -66,6 +81,49 @@ def test_a_run_that_is_cut_off_ends_in_the_same_weights(few, tmp_path, monkeypat
     assert {".checkpoint.npz.other", "best.0123456789ab.keras"} <= names
     with pytest.raises(ValueError, match="other arguments: validation_size differ"):
         train(build(drop_path_rate=0.2), *few, output=tmp_path / "cut", validation_size=9, **options)
+
+
+KINDS = {  # what the model ends in, outputs, and what the recipe changes
+    "multi": ("sigmoid", 10, {"accumulate": 2, "balanced_sampling": True, "class_weights": "balanced"}),
+    "binary": ("sigmoid", 1, {"loss": "focal", "label_smoothing": 0.1}),
+    "bce": ("softmax", 10, {"loss": "bce", "optimizer": "lamb", "learning_rate": 0.01, "layer_decay": 0.8, "repeats": 2,
+                            "policy": "rand-m7-mstd0.5-inc1", "progressive_size": 6, "sum_labels": False}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_task_ends_in_the_same_weights(few, tmp_path, monkeypatch, kind):
+    """With moving average and accumulation; the file of the best epoch keeps what the model ends in."""
+    activation, classes, changes = KINDS[kind]
+    recipe = find_recipe("cifar", **{**SHORT, **changes})
+    lists = [labelled(listing, kind) for listing in few]
+    options = {"recipe": recipe, "console": QUIET, "save_steps": 4}
+
+    def make():
+        return build(classifier_activation=activation, classes=classes, input_shape=(None, None, 3))
+
+    whole = make()
+    expected = train(whole, *lists, output=tmp_path / "whole", validation_size=8, **options)
+
+    def cut(*arguments):
+        save_state(*arguments)
+        raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "save_state", cut)
+        with pytest.raises(StopError):
+            train(make(), *lists, output=tmp_path / "cut", validation_size=8, **options)
+    assert SavedState(tmp_path / "cut" / "checkpoint.npz").state["inside"]
+    resumed = make()
+    result = train(resumed, *lists, output=tmp_path / "cut", validation_size=8, **options)
+    for a, b in zip(weights(whole), weights(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for before, after in zip(expected.history, result.history, strict=True):
+        assert before | {"seconds": 0} == after | {"seconds": 0}
+    for model in (resumed, keras.saving.load_model(result.best)):
+        assert model.layers[-1].activation is keras.activations.get(activation)
+    score = "val_top1" if kind == "bce" else "val_map"
+    assert result.score == max(row[score] for row in result.history)
 
 
 @pytest.mark.parametrize("part", ["training", "validation", "python"])
