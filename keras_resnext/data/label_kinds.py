@@ -83,9 +83,7 @@ def find_kind(listing: Listing) -> tuple[str, str]:
     """
     if listing.kind == "multi":
         one_each = len(listing.classes) > 1 and (listing.labels.sum(1) == 1).all()
-        return (
-            ("single", "Each image has one of the labels: they are taken for classes.") if one_each else ("multi", "")
-        )
+        return ("single", "Each image has one label: they are taken for classes.") if one_each else ("multi", "")
     if listing.kind == "raw" or listing.spans is not None:
         return listing.kind, ""
     seen: dict[object, set[int]] = {}

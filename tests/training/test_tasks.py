@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 
 import keras
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_resnext import cli
-from keras_resnext.data import Groups, Listing, Plan, find_kind, read_listing
+from keras_resnext import cli, evaluate
+from keras_resnext.data import Groups, Listing, Plan, find_kind, read_listing, split_listing
 from keras_resnext.digits import encode_png, load_digits
 from keras_resnext.evaluation.label_scores import score_labels
 from keras_resnext.training import find_recipe, train
@@ -61,18 +62,16 @@ def test_several_labels_from_a_list_to_an_evaluation(pairs, tmp_path, capsys):
 
     model = keras.saving.load_model(tmp_path / "out" / "best.keras")
     assert model.layers[-1].activation is keras.activations.sigmoid
-    from keras_resnext import evaluate
-
     _, held_out = find_images(pairs / "list.csv", None, 0)
     with (tmp_path / "held.csv").open("w") as file:
         lines = [f"{name},{'|'.join(np.flatnonzero(hot).astype(str))}" for name, hot in
                  zip(held_out.files, held_out.labels, strict=True)]  # fmt: skip
         file.write("\n".join(["path,labels", *lines]))
     found = evaluate(model, tmp_path / "held.csv", labels=list(held_out.classes))
-    assert found.kind == "multi"
-    assert float(row["val_map"]) == pytest.approx(found.scores.mean_average_precision, abs=2e-3)
-    assert float(row["val_accuracy"]) == pytest.approx(found.scores.mean_accuracy, abs=1e-6)
-    assert float(row["val_f1"]) == pytest.approx(found.scores.micro_f1, abs=1e-6)
+    assert found.label_scores is not None
+    assert float(row["val_map"]) == pytest.approx(found.label_scores.mean_average_precision, abs=2e-3)
+    assert float(row["val_accuracy"]) == pytest.approx(found.label_scores.mean_accuracy, abs=1e-6)
+    assert float(row["val_f1"]) == pytest.approx(found.label_scores.micro_f1, abs=1e-6)
     assert float(row["val_loss"]) == pytest.approx(found.loss, rel=1e-4)
 
 
@@ -124,19 +123,13 @@ def test_the_kind_is_read_off_the_data(tmp_path):
 def test_the_split_holds_out_of_each_label():
     rng = np.random.default_rng(0)
     listing = multi(np.column_stack([rng.random(400) < 0.5, rng.random(400) < 0.05, np.arange(400) == 7]))
-    training, held_out = find_images_of(listing)
+    training, held_out = split_listing(listing, 0.2, 0)
     assert len(training) + len(held_out) == 400
     assert len(held_out) == pytest.approx(80, abs=3)
     assert held_out.labels[:, 1].mean() == pytest.approx(listing.labels[:, 1].mean(), abs=0.01)
     assert training.labels[:, 2].sum() == 1  # nothing to learn it from otherwise
     with pytest.raises(ValueError, match="1 images are too few to hold out 20%"):
-        find_images_of(multi([[1, 1, 0]]))
-
-
-def find_images_of(listing):
-    from keras_resnext.data.listing import split_listing
-
-    return split_listing(listing, 0.2, 0)
+        split_listing(multi([[1, 1, 0]]), 0.2, 0)
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
@@ -223,9 +216,6 @@ def test_lists_that_cannot_be_learned_are_one_line(tmp_path, capsys, text, messa
     assert run("train", tmp_path / "list.csv", "--output", tmp_path / "out", *SMALL) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    pytest.importorskip("re")
-    import re
-
     assert re.search(message, error), error
     assert not (tmp_path / "out").exists()
 
