@@ -35,6 +35,12 @@ TRAINING = (
     *("--epochs", "3", "--ema", "0.2", "--drop-path-rate", "0.1", "--mixup", "0.2", "--policy", "rand_augment"),
     *("--save-steps", "5"),
 )
+# Several labels with weights and balance, two classes, and BCE with LAMB and growing images; all with accumulation.
+TASKS = {
+    "train_multi": ("pairs.csv", "--balanced-sampling", "--class-weights", "balanced"),
+    "train_binary": ("odd.csv", "--loss", "focal", "--label-smoothing", "0.1"),
+    "train_bce": ("digits", "--loss", "bce", "--optimizer", "lamb", "--layer-decay", "0.8", "--progressive-size", "12"),
+}
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate", "shutil.rmtree"}  # and open
 
 
@@ -114,6 +120,10 @@ def jobs(address: str, prefix: str) -> dict[str, Job]:
         "label": Job(command("models", "label", "out/net/2", "stable"), same_base, prepare=make_base),
         "rm": Job(command("models", "rm", "out/net/1"), same_base, done=True, prepare=make_base),
         "train": Job(command("train", "digits", "--output", "out", *TRAINING), same_training),
+        **{
+            name: Job(command("train", *words, "--output", "out", *TRAINING, "--accumulate", "2"), same_training)
+            for name, words in TASKS.items()
+        },
     }
 
 
@@ -200,6 +210,10 @@ def make_material() -> None:
     options = {"blocks": (1, 1, 1, 1), "groups": 4, "width_per_group": 4, "base_channels": 8, "classes": 2}
     ResNeXt(**options, input_shape=(32, 32, 3)).save("m.keras")
     write_folders(Path("digits"))
+    files = sorted(Path("digits/train").rglob("*.png"))
+    rows = [(file, int(file.parent.name)) for file in files]
+    Path("pairs.csv").write_text("path,labels\n" + "".join(f"{f},{n}|{n * 3 % 10}\n" for f, n in rows))
+    Path("odd.csv").write_text("path,odd\n" + "".join(f"{f},{n % 2}\n" for f, n in rows))
     for name in "ab":
         Path("images", name).mkdir(parents=True)
         for index in range(40):

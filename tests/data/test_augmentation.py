@@ -100,7 +100,7 @@ def test_mixing_keeps_the_share_of_each_image():
         ({"flip": 1.5}, "flip=1.5 must be a probability"),
         ({"crop_scale": (0.5, 0.2)}, "crop_scale"),
         ({"crop_ratio": (0, 1)}, "crop_ratio"),
-        ({"policy": "auto"}, "must be None or one of rand_augment"),
+        ({"policy": "auto"}, "must be rand_augment, trivial_augment, none or a name of timm"),
         ({"interpolation": "lanczos"}, "bilinear or bicubic"),
         ({"size": 0}, "at least 1"),
         ({"mixup": -1}, "not be negative"),
