@@ -208,11 +208,15 @@ def test_a_threshold_is_for_probabilities_of_labels(folder: Path) -> None:
         evaluate(network(2, "softmax"), folder / "binary.csv", threshold=0.3)
 
 
-def test_training_takes_one_class_an_image(folder: Path, tmp_path: Path, capsys: Any) -> None:
-    code, _, err = run("train", folder / "multi.csv", "--output", tmp_path / "run", capsys=capsys)
+def test_training_takes_what_it_is_told_and_no_numbers(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    arguments = ("--labels", "single", "--output", tmp_path / "run")
+    code, _, err = run("train", folder / "multi.csv", *arguments, capsys=capsys)
     assert (code, err.count("\n")) == (2, 1)
     assert "several of 3 labels" in err
-    assert err.endswith("but training takes one class an image\n")
+    assert err.endswith("but training takes one class an image (probabilities by softmax)\n")
+    code, _, err = run("train", folder / "numbers.csv", "--output", tmp_path / "run", capsys=capsys)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.endswith("24 images with a number each (value); training takes one class an image or several labels\n")
 
 
 def test_columns_with_one_label_each_are_classes(folder: Path) -> None:
