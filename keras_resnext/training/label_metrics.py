@@ -34,7 +34,7 @@ class MeanAveragePrecision(keras.metrics.Metric):
         weights = ops.reshape(weights, (-1, 1))
         scores = as_logits(y_pred, self.from_logits)
         place = ops.clip(ops.floor((scores + REACH) / (2 * REACH) * BINS), 0, BINS - 1)
-        place = ops.reshape(ops.cast(place, "int32") * self.labels + ops.arange(self.labels), (-1,))
+        place = ops.reshape(ops.cast(place, "int32") * self.labels + ops.arange(self.labels, dtype="int32"), (-1,))
         for counts, part in ((self.with_label, truths), (self.without, 1 - truths)):
             found = ops.segment_sum(ops.reshape(part * weights, (-1,)), place, BINS * self.labels)
             counts.assign_add(ops.reshape(found, (BINS, self.labels)))
