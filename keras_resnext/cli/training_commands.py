@@ -12,7 +12,14 @@ import typer
 from ..data.augmentation import Augmentation
 from ..terminal import PlainConsole, printable
 from ..training.recipes import Recipe
-from ..training.train_options import ImageOptions, NetworkOptions, ProcessOptions, RunOptions, TrainOptions
+from ..training.train_options import (
+    ImageOptions,
+    NetworkOptions,
+    ProcessOptions,
+    RunOptions,
+    TeacherOptions,
+    TrainOptions,
+)
 from .application import TRAINING, Data, app, load_framework, tell
 from .from_fields import Changes, from_fields
 
@@ -28,6 +35,7 @@ def train(
     network: NetworkOptions,
     images: ImageOptions,
     changes: Annotated[dict[str, Any], Changes(Augmentation, Recipe)],
+    teaching: TeacherOptions,
     options: RunOptions,
     processes: ProcessOptions,
 ) -> None:
@@ -45,12 +53,22 @@ def train(
 
     from ..training import distribution
     from ..training import train as run
+    from ..training.found import set_aside, settle
     from ..training.run import check_backend
-    from ..training.setup import build_model, check_options, choose_recipe, draw_plans, find_images, look_through
+    from ..training.setup import (
+        build_model,
+        check_options,
+        choose_recipe,
+        draw_plans,
+        find_images,
+        find_teacher,
+        look_through,
+    )
 
     # What takes no time is looked at first, and all images last.
     check_backend()
     console = PlainConsole(highlight=False, quiet=distribution.shard()[0] > 0)
+    changes, asked = set_aside(changes)
     recipe = choose_recipe(start.recipe, changes, network, console)
     check_options(network.options, network.sync_bn)
     training, validation = find_images(data, images.val, options.seed)
@@ -59,15 +77,20 @@ def train(
             network, recipe, classes=len(training.classes), seed=options.seed,
             resize="size" not in changes, val_size=options.validation_size,
         )  # fmt: skip
+        distillation = find_teacher(teaching, training.classes)
         memory = None if start.dry_run else folder / IMAGES
         training, validation = look_through(training, validation, images, console, memory)
         if start.dry_run:
             for path in draw_plans(model, training, recipe, folder, options.seed):
                 console.print(f"Drawn: {printable(str(path))}", markup=False, soft_wrap=True)
             return
-        told = vars(replace(options, arguments=asdict(network), command=_recorded(context.params)))
+        recipe, found = settle(asked, model, training, recipe, folder, options, console, distillation)
+        told = vars(replace(options, arguments=asdict(network), command=_recorded(context.params), found=found))
         try:
-            result = run(model, training, validation, recipe=recipe, output=folder, console=console, **told)
+            result = run(
+                model, training, validation, recipe=recipe, output=folder, console=console, distillation=distillation,
+                **told,
+            )  # fmt: skip
         except (RuntimeError, OSError, ValueError) as error:
             if distribution.shard()[1] == 1:
                 raise

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ..network.input_preprocessing import get_preprocessing
 from ..runtimes.keras_model import check_classifier
 from ..terminal import PlainConsole
 from . import distribution
+from .distillation import Distillation
 from .failures import explain_failure
 from .recipes import Recipe
 from .record import describe_run, find_changes, find_checkpoint
@@ -54,6 +56,7 @@ def train(
     recipe: Recipe,
     output: str | os.PathLike[str],
     console: Console | None = None,
+    distillation: Distillation | None = None,
     **options: Any,
 ) -> TrainingResult:
     """Trains a classifier, or goes on where an interrupted run stopped.
@@ -68,6 +71,7 @@ def train(
         recipe: of `recipes.find_recipe`.
         output: folder.
         console: where to print; default standard output.
+        distillation: a teacher, from which the model learns beside the labels.
         options: fields of `RunOptions`, such as seed, validation_size, save_steps, cache, workers and tensorboard.
 
     Raises:
@@ -82,6 +86,8 @@ def train(
     """
     check_backend()
     told = RunOptions.of(options)
+    if distillation:
+        told = replace(told, arguments={**told.arguments, "distillation": distillation.describe()})
     console = console or PlainConsole(highlight=False)
     folder = Path(output)
     classes = check_classifier(model)
@@ -141,8 +147,10 @@ def train(
             )
         )
 
+    teaching = distillation.applied(model, training.classes) if distillation else nullcontext()
     try:
-        session.run(batches, held_out)
+        with teaching:
+            session.run(batches, held_out)
     except TrainingDivergedError:
         raise
     except Exception as error:

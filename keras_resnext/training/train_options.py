@@ -9,6 +9,7 @@ from typing import Any
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 _NETWORK, _IMAGES, _RUN, _PROCESSES = "Network", "Images", "Run", "Several processes (JAX)"
+_TEACHER = "Teacher"
 
 ONE_CLASS = "training takes one class an image"  # what data with several labels is told
 
@@ -88,6 +89,7 @@ class RunOptions:
         tensorboard: also write the figures of each epoch for TensorBoard, into `output`/tensorboard.
         arguments: what else makes the run what it is; a run is resumed by the same ones alone.
         command: what else run.json remembers.
+        found: what of the recipe was found instead of given, as of `found.settle`; a resumed run takes it from there.
     """
 
     seed: int = field(
@@ -114,6 +116,7 @@ class RunOptions:
     )
     arguments: Mapping[str, Any] = field(default_factory=dict)
     command: Mapping[str, Any] = field(default_factory=dict)
+    found: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "RunOptions":
@@ -129,6 +132,33 @@ class RunOptions:
                 rest = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
                 raise TypeError(f"train() has no option {name!r}; {rest}")
         return cls(**{name: value for name, value in options.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """Who teaches; see `distillation.Distillation`."""
+
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "panel": _TEACHER,
+            "metavar": "MODEL",
+            "help": "Also learn from this model's scores: any Keras model.",
+        },
+    )
+    teacher_preprocessing: str | None = field(
+        default=None,
+        metadata={
+            "panel": _TEACHER, "metavar": "NAME|FILE",
+            "help": "How the teacher's images are normalised, where it does not say: imagenet, none, tf, caffe or JSON.",
+        },
+    )  # fmt: skip
+    distill_weight: float | None = field(
+        default=None, metadata={"panel": _TEACHER, "help": "Share of the teacher in the loss; default 0.9."}
+    )
+    temperature: float | None = field(
+        default=None, metadata={"panel": _TEACHER, "help": "Softens both models' scores; default 4."}
+    )
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ SMALL += ("--recipe", "cifar", "--image-size", "8", "--flip", "0", "--crop-paddi
 def build(**options):
     keras.utils.set_random_seed(1)
     options = {"blocks": (1, 1), "strides": (2, 2), "dilations": (1, 1), "num_stages": 2, "base_channels": 8} | options
-    return ResNeXt(
-        groups=4, width_per_group=2, stem="cifar", stem_channels=8, classes=10, input_shape=(8, 8, 3), **options
-    )
+    options = {"input_shape": (8, 8, 3)} | options
+    return ResNeXt(groups=4, width_per_group=2, stem="cifar", stem_channels=8, classes=10, **options)
 
 
 RECIPE = find_recipe("cifar", epochs=3, batch_size=32, size=8, flip=0.0, crop_padding=1, ema=0.3, mixup=0.2)
