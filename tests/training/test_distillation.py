@@ -83,18 +83,17 @@ def test_the_teacher_sees_its_own_size_and_order_of_classes(teacher):
 def test_a_run_that_is_cut_off_ends_in_the_same_student(few, teacher, tmp_path, monkeypatch):
     recipe = replace(RECIPE, epochs=1)
     options = {"recipe": recipe, "console": QUIET, "save_steps": 3, "distillation": Distillation(teacher)}
-    whole, alone = build(), build()
+    whole = build()
     train(whole, *few, output=tmp_path / "whole", **options)
-    train(alone, *few, output=tmp_path / "alone", recipe=recipe, console=QUIET)
-    assert not all(np.array_equal(a, b) for a, b in zip(weights(whole), weights(alone), strict=True))
 
     def cut(*arguments):
         save_state(*arguments)
         raise InterruptedError
 
-    with monkeypatch.context() as changed, pytest.raises(InterruptedError):
+    with monkeypatch.context() as changed:
         changed.setattr(session, "save_state", cut)
-        train(build(), *few, output=tmp_path / "cut", **options)
+        with pytest.raises(InterruptedError):
+            train(build(), *few, output=tmp_path / "cut", **options)
     resumed = build()
     train(resumed, *few, output=tmp_path / "cut", **options)
     for a, b in zip(weights(whole), weights(resumed), strict=True):
