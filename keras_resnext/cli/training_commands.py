@@ -1,6 +1,7 @@
 """The command that trains."""
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -21,7 +22,7 @@ from ..training.train_options import (
     TrainOptions,
 )
 from .application import TRAINING, Data, app, load_framework, tell
-from .from_fields import Changes, from_fields
+from .from_fields import GIVEN, Changes, from_fields
 
 IMAGES = "images.json"  # which images cannot be read, so that a resumption need not look through them again
 
@@ -51,10 +52,12 @@ def train(
 
     load_framework(join)
 
+    from ..network.input_preprocessing import get_preprocessing
     from ..training import distribution
     from ..training import train as run
     from ..training.found import set_aside, settle
     from ..training.run import check_backend
+    from ..training.search import check_search, search
     from ..training.setup import (
         build_model,
         check_options,
@@ -72,6 +75,10 @@ def train(
     recipe = choose_recipe(start.recipe, changes, network, console)
     check_options(network.options, network.sync_bn)
     training, validation = find_images(data, images.val, options.seed)
+    if start.search:
+        check_search(start.search, validation is not None, distribution.shard()[1])
+        if "learning_rate" in asked:
+            raise ValueError("learning_rate='find' cannot be given with search, which tries rates itself")
     with distribution.spread():
         model, recipe = build_model(
             network, recipe, classes=len(training.classes), seed=options.seed,
@@ -85,6 +92,19 @@ def train(
                 console.print(f"Drawn: {printable(str(path))}", markup=False, soft_wrap=True)
             return
         recipe, found = settle(asked, model, training, recipe, folder, options, console, distillation)
+        if start.search and validation is not None:
+            seed = options.seed
+            best = search(
+                lambda short: build_model(
+                    network, short, classes=len(training.classes), seed=seed, resize=False,
+                    val_size=options.validation_size or get_preprocessing(model).size,
+                )[0],
+                training, validation, recipe, folder, start.search,
+                replace(options, arguments=asdict(network)), console, distillation,
+            )  # fmt: skip
+            console.print(f"Best trial: top-1 {best.top1:.2%}. Train with it:", soft_wrap=True)
+            console.print(command_line(context, best.changes), markup=False, soft_wrap=True)
+            return
         told = vars(replace(options, arguments=asdict(network), command=_recorded(context.params), found=found))
         try:
             result = run(
@@ -102,6 +122,27 @@ def train(
             markup=False,
             soft_wrap=True,
         )
+
+
+def command_line(context: typer.Context, changes: Mapping[str, Any]) -> str:
+    """The command that was given, without its search and with fields of the recipe changed, for a shell."""
+    options = {parameter.name: parameter for parameter in context.command.params}
+    # A pair, such as that of the crop's area, or one reach for three colours: its option takes the first number.
+    new = {name: value[0] if isinstance(value, tuple) else value for name, value in changes.items()}
+    words = ["keras-resnext", str(context.info_name)]
+    for name, value in {**context.params, **new, "search": None}.items():
+        source = context.get_parameter_source(name)
+        if name not in new and (value is None or source is None or source.name not in GIVEN):
+            continue
+        option = options[name]
+        if option.param_type_name == "argument":
+            words.append(str(value))
+        elif isinstance(value, bool):
+            words += [(option.opts if value else option.secondary_opts)[0]] if value or option.secondary_opts else []
+        else:
+            for each in value if isinstance(value, (list, tuple)) else (value,):
+                words += [option.opts[0], str(each)]
+    return shlex.join(words)
 
 
 def _recorded(parameters: Mapping[str, Any]) -> dict[str, Any]:

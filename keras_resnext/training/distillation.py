@@ -137,7 +137,8 @@ def make_teacher(teacher: Classifier, seen: Preprocessing, order: np.ndarray) ->
         seen: how the student's images (n, height, width, 3) were normalised.
         order: as of `find_order`.
     """
-    model, how, logits = teacher.model, teacher.preprocessing, gives_logits(teacher.model)
+    model: Any = teacher.model
+    how, logits = teacher.preprocessing, gives_logits(model)
     mean, deviation = (np.asarray(part, "float32") for part in (seen.mean, seen.std))
 
     def ask(images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What a run of training can be told beside its recipe. The command line's options are made from these fields."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ class RunOptions:
         tensorboard: also write the figures of each epoch for TensorBoard, into `output`/tensorboard.
         arguments: what else makes the run what it is; a run is resumed by the same ones alone.
         command: what else run.json remembers.
+        after_epoch: called with all rows of history.csv after every epoch.
         found: what of the recipe was found instead of given, as of `found.settle`; a resumed run takes it from there.
     """
 
@@ -117,6 +118,7 @@ class RunOptions:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     command: Mapping[str, Any] = field(default_factory=dict)
     found: Mapping[str, Any] = field(default_factory=dict)
+    after_epoch: Callable[[Sequence[Mapping[str, float]]], None] | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "RunOptions":
@@ -150,7 +152,7 @@ class TeacherOptions:
         default=None,
         metadata={
             "panel": _TEACHER, "metavar": "NAME|FILE",
-            "help": "How the teacher's images are normalised, where it does not say: imagenet, none, tf, caffe or JSON.",
+            "help": "How the teacher takes its images, where it does not say: imagenet, none, tf, caffe or a file.",
         },
     )  # fmt: skip
     distill_weight: float | None = field(
@@ -187,6 +189,7 @@ class TrainOptions:
         recipe: a name of `RECIPES`.
         output: folder for all results.
         dry_run: draw a batch and the learning rate, and train nothing.
+        search: number of short runs that search for the best learning rate, weight decay and image variations.
     """
 
     recipe: str = field(
@@ -203,3 +206,10 @@ class TrainOptions:
         default=False,
         metadata={"panel": _RUN, "help": "Train nothing; draw a batch and the learning rate into the output."},
     )
+    search: int | None = field(
+        default=None,
+        metadata={
+            "panel": _RUN, "min": 1,
+            "help": "Compare N learning rates, weight decays and strengths of variation by short runs.",
+        },
+    )  # fmt: skip

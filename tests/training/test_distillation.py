@@ -84,7 +84,7 @@ def test_a_run_that_is_cut_off_ends_in_the_same_student(few, teacher, tmp_path, 
     recipe = replace(RECIPE, epochs=1)
     options = {"recipe": recipe, "console": QUIET, "save_steps": 3, "distillation": Distillation(teacher)}
     whole = build()
-    train(whole, *few, output=tmp_path / "whole", **options)
+    train(whole, few[0], output=tmp_path / "whole", **options)
 
     def cut(*arguments):
         save_state(*arguments)
@@ -93,15 +93,15 @@ def test_a_run_that_is_cut_off_ends_in_the_same_student(few, teacher, tmp_path, 
     with monkeypatch.context() as changed:
         changed.setattr(session, "save_state", cut)
         with pytest.raises(InterruptedError):
-            train(build(), *few, output=tmp_path / "cut", **options)
+            train(build(), few[0], output=tmp_path / "cut", **options)
     resumed = build()
-    train(resumed, *few, output=tmp_path / "cut", **options)
+    train(resumed, few[0], output=tmp_path / "cut", **options)
     for a, b in zip(weights(whole), weights(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
     saved = keras.saving.load_model(tmp_path / "cut" / "best.keras")
     assert saved.count_params() == build().count_params()
     with pytest.raises(ValueError, match=r"arguments\.distillation differ"):
-        train(build(), *few, output=tmp_path / "cut", **options | {"distillation": Distillation(teacher, 0.5)})
+        train(build(), few[0], output=tmp_path / "cut", **options | {"distillation": Distillation(teacher, 0.5)})
 
 
 @pytest.mark.parametrize(
