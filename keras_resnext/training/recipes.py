@@ -33,6 +33,9 @@ def _number_or(word: str, name: str, kind: type) -> Callable[[str], Any]:
     return read
 
 
+_PATIENCE = 3  # below it is chance that stops a run
+
+
 def _read_patience(text: str) -> int | None:
     if text in ("none", "0"):
         return None
@@ -179,13 +182,14 @@ class Recipe:
         return self.learning_rate * self.batch_size * self.accumulate / self.base_batch_size
 
     def shortened(self, epochs: int) -> "Recipe":
-        """The same in another number of epochs: milestones, warm-up and the head's epochs move along."""
+        """The same in another number of epochs: milestones, warm-up, the head's epochs and the patience move along."""
         share = epochs / self.epochs
         return replace(
             self,
             epochs=epochs,
             milestones=tuple(max(1, round(milestone * share)) for milestone in self.milestones),
             warmup_epochs=self.warmup_epochs * min(share, 1),
+            patience=self.patience and max(_PATIENCE, round(self.patience * share)),
             head_epochs=min(round(self.head_epochs * min(share, 1)) or min(self.head_epochs, 1), epochs),
         )
 
@@ -214,6 +218,7 @@ RECIPES: dict[str, Recipe] = {
     "finetune": Recipe(
         epochs=20, batch_size=32, learning_rate=0.08, schedule="cosine", warmup_epochs=0.5, label_smoothing=0.1,
         decay_norm_and_bias=False, head_epochs=2, augmentation=Augmentation(crop_scale=(0.25, 1.0)),
+        patience=6,  # a third of the epochs of the whole network: a cosine's last, low rates often bring the best one
         source="head first, then all at a low rate",
     ),
 }  # fmt: skip
