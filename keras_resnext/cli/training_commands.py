@@ -129,20 +129,20 @@ def command_line(context: typer.Context, changes: Mapping[str, Any]) -> str:
     options = {parameter.name: parameter for parameter in context.command.params}
     # A pair, such as that of the crop's area, or one reach for three colours: its option takes the first number.
     new = {name: value[0] if isinstance(value, tuple) else value for name, value in changes.items()}
-    words = ["keras-resnext", str(context.info_name)]
+    arguments, words = ["keras-resnext", str(context.info_name)], list[str]()
     for name, value in {**context.params, **new, "search": None}.items():
         source = context.get_parameter_source(name)
         if name not in new and (value is None or source is None or source.name not in GIVEN):
             continue
         option = options[name]
         if option.param_type_name == "argument":
-            words.append(str(value))
+            arguments.append(str(value))
         elif isinstance(value, bool):
             words += [(option.opts if value else option.secondary_opts)[0]] if value or option.secondary_opts else []
         else:
             for each in value if isinstance(value, (list, tuple)) else (value,):
                 words += [option.opts[0], str(each)]
-    return shlex.join(words)
+    return shlex.join([*arguments, *words])
 
 
 def _recorded(parameters: Mapping[str, Any]) -> dict[str, Any]:
