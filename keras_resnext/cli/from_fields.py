@@ -7,6 +7,7 @@ otherwise:
 help        one line on what it does
 panel       the group in `--help` that it belongs to
 name        the option, such as "--format"; default the field's name
+also        other names of the option, such as ("--lr",)
 metavar     what stands for the value in `--help`
 min, max    limits of a number
 choices     the values that are allowed
@@ -158,7 +159,7 @@ def _option(field: "Field[Any]", hint: Any, optional: bool) -> Option:
         read = lambda value: int(value * unit) if whole else value * unit  # noqa: E731
     if default in ((), {}):
         default = None
-    names = [flag]
+    names = [flag, *told.get("also", ())]
     if kind is bool and (default is not False or optional):
         names = [f"{flag}/--no-{flag.removeprefix('--')}"]
     info = typer.Option(

@@ -1,3 +1,5 @@
+from .distillation import Distillation as Distillation
+from .rate_finder import find_rate as find_rate
 from .recipes import RECIPES as RECIPES
 from .recipes import Recipe as Recipe
 from .recipes import find_recipe as find_recipe

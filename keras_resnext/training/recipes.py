@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +23,31 @@ def _read_epochs(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"milestones={text!r} must be numbers of epochs, such as 30,60,90") from None
+
+
+def _number_or(word: str, name: str, kind: type) -> Callable[[str], Any]:
+    """Reads a number, or the word for one that is found before training (`found.WORDS`)."""
+
+    def read(text: str) -> Any:
+        try:
+            return word if text == word else kind(text)
+        except ValueError:
+            whole = "a whole number" if kind is int else "a number"
+            raise ValueError(f"{name}={text!r} must be {whole} or {word!r}") from None
+
+    return read
+
+
+_PATIENCE = 3  # below it is chance that stops a run
+
+
+def _read_patience(text: str) -> int | None:
+    if text in ("none", "0"):
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"patience={text!r} must be a number of epochs, or none") from None
 
 
 @dataclass(frozen=True)
@@ -69,11 +95,19 @@ class Recipe:
     )
     batch_size: int = field(
         default=256,
-        metadata={"panel": _OPTIMIZER, "min": 1, "help": "Images per step; scales the learning rate."},
-    )
+        metadata={
+            "panel": _OPTIMIZER, "type": str, "read": _number_or("auto", "batch_size", int), "metavar": "N|auto",
+            "help": "Images per step; scales the learning rate. auto: the largest that fits the memory.",
+        },
+    )  # fmt: skip
     learning_rate: float = field(
-        default=0.1, metadata={"panel": _OPTIMIZER, "help": "Learning rate at the recipe's own batch size."}
-    )
+        default=0.1,
+        metadata={
+            "panel": _OPTIMIZER, "type": str, "read": _number_or("find", "learning_rate", float), "also": ("--lr",),
+            "metavar": "RATE|find",
+            "help": "Learning rate at the recipe's own batch size. find: tests rising rates first, and draws lr.png.",
+        },
+    )  # fmt: skip
     base_batch_size: int = 256
     optimizer: str = field(
         default="sgd", metadata={"panel": _OPTIMIZER, "choices": OPTIMIZERS, "help": "sgd (PyTorch's), adamw or lamb."}
@@ -156,14 +190,18 @@ class Recipe:
     test_crop: float | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     patience: int | None = field(
-        default=None, metadata={"panel": _SCHEDULE, "min": 1, "help": "Stop after N epochs without a better one."}
-    )
+        default=None,
+        metadata={
+            "panel": _SCHEDULE, "type": str, "read": _read_patience, "metavar": "N|none",
+            "help": "Stop after N epochs without a better one; none for never.",
+        },
+    )  # fmt: skip
     source: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "base_batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1")
+        for name in ("epochs", "batch_size", "base_batch_size", "accumulate", "patience"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value!r} must be at least 1")
         for name in ("learning_rate", "factor", "head_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be above 0")
@@ -212,13 +250,14 @@ class Recipe:
         return last if part == SIZES - 1 else max(step, round(size / step) * step)
 
     def shortened(self, epochs: int) -> "Recipe":
-        """The same in another number of epochs: milestones, warm-up and the head's epochs move along."""
+        """The same in another number of epochs: milestones, warm-up, the head's epochs and the patience move along."""
         share = epochs / self.epochs
         return replace(
             self,
             epochs=epochs,
             milestones=tuple(max(1, round(milestone * share)) for milestone in self.milestones),
             warmup_epochs=self.warmup_epochs * min(share, 1),
+            patience=self.patience and max(_PATIENCE, round(self.patience * share)),
             head_epochs=min(round(self.head_epochs * min(share, 1)) or min(self.head_epochs, 1), epochs),
         )
 
@@ -266,6 +305,7 @@ RECIPES: dict[str, Recipe] = {
     "finetune": Recipe(
         epochs=20, batch_size=32, learning_rate=0.08, schedule="cosine", warmup_epochs=0.5, label_smoothing=0.1,
         decay_norm_and_bias=False, head_epochs=2, augmentation=Augmentation(crop_scale=(0.25, 1.0)),
+        patience=6,  # a third of the epochs of the whole network: a cosine's last, low rates often bring the best one
         source="head first, then all at a low rate",
     ),
 }  # fmt: skip

@@ -46,6 +46,7 @@ def describe_run(
         "command": dict(options.command),
         "arguments": dict(options.arguments),
         "recipe": asdict(recipe),
+        "found": dict(options.found),
         "seed": options.seed,
         "data": data,
         "validation_size": None if validation is None else options.validation_size,
@@ -54,7 +55,7 @@ def describe_run(
         "devices": distribution.devices(),
         "policy": _policy(model),
         "xla": compiles_by_xla(model),
-        "weights": _digest(model),
+        "weights": digest(model),
         "versions": {"python": platform.python_version(), **versions},
     }
     return json.loads(json.dumps(run))  # tuples become lists, as they are when read again
@@ -66,7 +67,7 @@ def _policy(model: keras.Model) -> str:
     return str(layers[0].dtype_policy.name)
 
 
-def _digest(model: keras.Model) -> str:
+def digest(model: keras.Model) -> str:
     """SHA-256 in hex of the weights and statistics that training starts with."""
     digest = hashlib.sha256()
     with distribution.apart():

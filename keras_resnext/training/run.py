@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..runtimes.keras_model import check_classifier
 from ..terminal import PlainConsole, printable
 from . import distribution
 from .class_weights import describe_weights, weights_of
+from .distillation import Distillation
 from .failures import explain_failure
 from .recipes import Recipe
 from .record import describe_run, find_changes, find_checkpoint
@@ -70,6 +72,7 @@ def train(
     recipe: Recipe,
     output: str | os.PathLike[str],
     console: Console | None = None,
+    distillation: Distillation | None = None,
     **options: Any,
 ) -> TrainingResult:
     """Trains a classifier, or goes on where an interrupted run stopped.
@@ -86,6 +89,7 @@ def train(
         recipe: of `recipes.find_recipe`.
         output: folder.
         console: where to print; default standard output.
+        distillation: a teacher, from which the model learns beside the labels.
         options: fields of `RunOptions`, such as seed, validation_size, save_steps, cache, workers and tensorboard.
 
     Raises:
@@ -100,6 +104,8 @@ def train(
     """
     check_backend()
     told = RunOptions.of(options)
+    if distillation:
+        told = replace(told, arguments={**told.arguments, "distillation": distillation.describe()})
     console = console or PlainConsole(highlight=False)
     folder = Path(output)
     classes = check_classifier(model)
@@ -171,8 +177,10 @@ def train(
             )
         )
 
+    teaching = distillation.applied(model, training.classes) if distillation else nullcontext()
     try:
-        session.run(batches, held_out)
+        with teaching:
+            session.run(batches, held_out)
     except TrainingDivergedError:
         raise
     except Exception as error:

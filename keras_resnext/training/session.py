@@ -202,6 +202,8 @@ class Session:
             draw_history(self.folder / CURVES, self.history)
             if self.board:
                 self.board(self.history[-1])
+        if self.options.after_epoch:
+            self.options.after_epoch(self.history)
 
     def _is_due(self, step: int) -> bool:
         if self.options.save_steps:

@@ -1,7 +1,7 @@
 """What a step of training computes: loss, metrics, optimizer."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -75,6 +75,12 @@ def activated(layer: Any, activation: Any) -> Iterator[None]:
         yield
     finally:
         layer.activation = before
+
+
+def on_logits(model: keras.Model, recipe: Recipe) -> Any:
+    """A context in which a model that a binary loss trains gives logits; asked for its kind, it has none inside."""
+    wanted = is_binary(recipe, kind_of(model))
+    return activated(ending(model), keras.activations.linear) if wanted else nullcontext()
 
 
 def ending(model: keras.Model) -> Any:

@@ -1,7 +1,7 @@
 """What a run of training can be told beside its recipe. The command line's options are made from these fields."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 _NETWORK, _IMAGES, _RUN, _PROCESSES = "Network", "Images", "Run", "Several processes (JAX)"
+_TEACHER = "Teacher"
 
 KINDS = ("auto", "single", "multi")
 
@@ -96,6 +97,8 @@ class RunOptions:
         tensorboard: also write the figures of each epoch for TensorBoard, into `output`/tensorboard.
         arguments: what else makes the run what it is; a run is resumed by the same ones alone.
         command: what else run.json remembers.
+        after_epoch: called with all rows of history.csv after every epoch.
+        found: what of the recipe was found instead of given, as of `found.settle`; a resumed run takes it from there.
     """
 
     seed: int = field(
@@ -122,6 +125,8 @@ class RunOptions:
     )
     arguments: Mapping[str, Any] = field(default_factory=dict)
     command: Mapping[str, Any] = field(default_factory=dict)
+    found: Mapping[str, Any] = field(default_factory=dict)
+    after_epoch: Callable[[Sequence[Mapping[str, float]]], None] | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "RunOptions":
@@ -137,6 +142,33 @@ class RunOptions:
                 rest = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
                 raise TypeError(f"train() has no option {name!r}; {rest}")
         return cls(**{name: value for name, value in options.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """Who teaches; see `distillation.Distillation`."""
+
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "panel": _TEACHER,
+            "metavar": "MODEL",
+            "help": "Also learn from this model's scores: any Keras model.",
+        },
+    )
+    teacher_preprocessing: str | None = field(
+        default=None,
+        metadata={
+            "panel": _TEACHER, "metavar": "NAME|FILE",
+            "help": "How the teacher takes its images, where it does not say: imagenet, none, tf, caffe or a file.",
+        },
+    )  # fmt: skip
+    distill_weight: float | None = field(
+        default=None, metadata={"panel": _TEACHER, "help": "Share of the teacher in the loss; default 0.9."}
+    )
+    temperature: float | None = field(
+        default=None, metadata={"panel": _TEACHER, "help": "Softens both models' scores; default 4."}
+    )
 
 
 @dataclass(frozen=True)
@@ -166,6 +198,7 @@ class TrainOptions:
         settings: fields of `Recipe` or `Augmentation` to values in place of the recipe's.
         output: folder for all results.
         dry_run: draw a batch and the learning rate, and train nothing.
+        search: number of short runs that search for the best learning rate, weight decay and image variations.
     """
 
     recipe: str = field(
@@ -190,3 +223,10 @@ class TrainOptions:
         default=False,
         metadata={"panel": _RUN, "help": "Train nothing; draw a batch and the learning rate into the output."},
     )
+    search: int | None = field(
+        default=None,
+        metadata={
+            "panel": _RUN, "min": 1,
+            "help": "Compare N learning rates, weight decays and strengths of variation by short runs.",
+        },
+    )  # fmt: skip
