@@ -1,6 +1,7 @@
 """The command that trains."""
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -65,7 +66,8 @@ def train(
             for path in draw_plans(model, training, recipe, folder, options.seed):
                 console.print(f"Drawn: {printable(str(path))}", markup=False, soft_wrap=True)
             return
-        told = vars(replace(options, arguments=asdict(network), command=_recorded(context.params)))
+        again = shlex.join(["keras-resnext", *context.obj])
+        told = vars(replace(options, arguments=asdict(network), command=_recorded(context.params), again=again))
         try:
             result = run(model, training, validation, recipe=recipe, output=folder, console=console, **told)
         except (RuntimeError, OSError, ValueError) as error:

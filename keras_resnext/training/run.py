@@ -1,8 +1,8 @@
 """Training from images on disk: any recipe, interrupted at any moment and resumed with nothing lost."""
 
-import json
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from ..network.input_preprocessing import get_preprocessing
 from ..runtimes.keras_model import check_classifier
 from ..terminal import PlainConsole
 from . import distribution
+from .continuation import describe_lengthening
 from .failures import explain_failure
 from .recipes import Recipe
-from .record import describe_run, find_changes, find_checkpoint
-from .session import BOARD, LABELS, LAST, RUN, Session, write
+from .record import RunRecord, describe_run, find_changes, find_checkpoint
+from .run_folder import BOARD, LABELS, LAST, write
+from .session import Session
 from .state import TrainingDivergedError
 from .step import gives_logits
 from .tensorboard import open_board
@@ -99,24 +101,27 @@ def train(
     preprocessing = get_preprocessing(model)
     size = told.validation_size or model.inputs[0].shape[1] or preprocessing.size
     run = describe_run(model, training, validation, recipe, replace(told, validation_size=size))
-    before, saved = find_checkpoint(folder, run)
-    if saved:
-        saved.check_progress(plan.steps_per_epoch, recipe.epochs)
+    before, saved, recipe = find_checkpoint(folder, run, recipe, plan.steps_per_epoch)
     board = open_board(folder / BOARD) if told.tensorboard and not shard[0] else None
     if shard[0]:  # the first process speaks and writes for all
         console = Console(quiet=True)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        write(folder / RUN, json.dumps(run, indent=2) + "\n")
         write(folder / LABELS, "".join(f"{name}\n" for name in training.classes))
 
-    session = Session(model, plan, recipe, folder, console, told, board)
+    session = Session(model, plan, recipe, folder, console, told)
     if saved:
         session.resume(saved)
         for name, (old, new) in find_changes(before, run).items():
             console.print(f"Since the run began: {name} {old} is now {new}.", markup=False, soft_wrap=True)
-        place = f"at epoch {session.step // plan.steps_per_epoch + 1}, step {session.step}"
-        console.print(f"Finished at epoch {len(session.history)}." if session.is_finished() else f"Resuming {place}.")
+        if len(run["lengthened"]) > len(before.get("lengthened") or []):
+            console.print(describe_lengthening(run["lengthened"][-1], plan.steps_per_epoch), soft_wrap=True)
+        console.print(session.describe_resumption(), soft_wrap=True)
+    record = None if shard[0] else RunRecord(folder, run, before, session.is_finished())
+    if record:
+        session.observers += [lambda _: record.note_results(session.history, session.best, session.best_epoch)]
+    if board:
+        session.observers += [board]
     how = "compiled" if run["xla"] else "not compiled"
     console.print(f"{run['device']}, {run['policy']}, step {how} by XLA.", soft_wrap=True)
     held_out = None
@@ -142,7 +147,8 @@ def train(
         )
 
     try:
-        session.run(batches, held_out)
+        with record.ending(session.has_stopped) if record else nullcontext():
+            session.run(batches, held_out)
     except TrainingDivergedError:
         raise
     except Exception as error:

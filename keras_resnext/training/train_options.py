@@ -88,6 +88,7 @@ class RunOptions:
         tensorboard: also write the figures of each epoch for TensorBoard, into `output`/tensorboard.
         arguments: what else makes the run what it is; a run is resumed by the same ones alone.
         command: what else run.json remembers.
+        again: what goes on with the run, which is told where it is stopped.
     """
 
     seed: int = field(
@@ -114,6 +115,7 @@ class RunOptions:
     )
     arguments: Mapping[str, Any] = field(default_factory=dict)
     command: Mapping[str, Any] = field(default_factory=dict)
+    again: str = "the same call of keras_resnext.training.train"
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "RunOptions":
