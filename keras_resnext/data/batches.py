@@ -145,11 +145,12 @@ class ValidationBatches(keras.utils.PyDataset):
         indices = np.arange(first, first + size)
         weights = (indices < len(self.listing)).astype("float32")
         indices = np.minimum(indices, len(self.listing) - 1)
-        images = preprocess_input(np.stack(list(self.pool.map(self._load, indices))), self.preprocessing)
+        images = preprocess_input(np.stack(list(self.pool.map(self.load, indices))), self.preprocessing)
         labels = np.eye(len(self.listing.classes), dtype="float32")[self.listing.labels[indices]]
         return images, labels, weights
 
-    def _load(self, index: int) -> np.ndarray:
+    def load(self, index: int) -> np.ndarray:
+        """Image `index` of the listing before it is normalised: uint8 (size, size, 3)."""
         resize = self.preprocessing.resize_for(self.size)
         data = self.listing.read(index)
         how = self.preprocessing

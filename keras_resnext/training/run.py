@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from PIL import Image
 from rich.console import Console
 
 from ..data import CachedReader, Listing, Plan, ValidationBatches, as_single, training_batches
@@ -18,13 +19,14 @@ from ..terminal import PlainConsole
 from . import distribution
 from .continuation import describe_lengthening
 from .failures import explain_failure
+from .mistakes import draw_mistakes, find_mistakes
 from .recipes import Recipe
 from .record import RunRecord, describe_run, find_changes, find_checkpoint
-from .run_folder import BOARD, LABELS, LAST, write
+from .run_folder import BOARD, LABELS, LAST, MISTAKES, write
 from .session import Session
 from .state import TrainingDivergedError
 from .step import gives_logits
-from .tensorboard import open_board
+from .tensorboard import Board
 from .train_options import ONE_CLASS, RunOptions
 
 BACKENDS = ("tensorflow", "jax")
@@ -102,16 +104,17 @@ def train(
     size = told.validation_size or model.inputs[0].shape[1] or preprocessing.size
     run = describe_run(model, training, validation, recipe, replace(told, validation_size=size))
     before, saved, recipe = find_checkpoint(folder, run, recipe, plan.steps_per_epoch)
-    board = open_board(folder / BOARD) if told.tensorboard and not shard[0] else None
+    board = Board(folder / BOARD) if told.tensorboard and not shard[0] else None
     if shard[0]:  # the first process speaks and writes for all
         console = Console(quiet=True)
     else:
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / LABELS, "".join(f"{name}\n" for name in training.classes))
 
-    session = Session(model, plan, recipe, folder, console, told)
+    session, trained_before = Session(model, plan, recipe, folder, console, told), 0
     if saved:
         session.resume(saved)
+        trained_before = len(session.history)
         for name, (old, new) in find_changes(before, run).items():
             console.print(f"Since the run began: {name} {old} is now {new}.", markup=False, soft_wrap=True)
         if len(run["lengthened"]) > len(before.get("lengthened") or []):
@@ -121,7 +124,7 @@ def train(
     if record:
         session.observers += [lambda _: record.note_results(session.history, session.best, session.best_epoch)]
     if board:
-        session.observers += [board]
+        session.observers += [board.add_row]
     how = "compiled" if run["xla"] else "not compiled"
     console.print(f"{run['device']}, {run['policy']}, step {how} by XLA.", soft_wrap=True)
     held_out = None
@@ -149,6 +152,8 @@ def train(
     try:
         with record.ending(session.has_stopped) if record else nullcontext():
             session.run(batches, held_out)
+        if board and held_out is not None and len(session.history) > trained_before:
+            show_mistakes(session, held_out, board)
     except TrainingDivergedError:
         raise
     except Exception as error:
@@ -162,6 +167,16 @@ def train(
             "last checkpoint"
         ) from error
     return TrainingResult(folder / BEST, folder / LAST, session.best, session.best_epoch, tuple(session.history))
+
+
+def show_mistakes(session: Session, held_out: ValidationBatches, board: Board) -> None:
+    """Draws the worst mistakes of the last epoch's model for the folder and for TensorBoard."""
+    with session.averaged():
+        mistakes = find_mistakes(session.model, held_out)
+    if mistakes:
+        draw_mistakes(path := session.folder / MISTAKES, mistakes, held_out)
+        with Image.open(path) as image:
+            board.add_image("mistakes", path.read_bytes(), image.size, len(session.history))
 
 
 def check_backend() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from ..files import placed_whole
 
 CHECKPOINT, RUN, HISTORY, CURVES = "checkpoint.npz", "run.json", "history.csv", "curves.png"
-LAST, LABELS, BOARD = "last.keras", "labels.txt", "tensorboard"
+LAST, LABELS, BOARD, MISTAKES = "last.keras", "labels.txt", "tensorboard", "mistakes.png"
 
 # States that run.json knows; one that says it is running has been killed if its process is no more.
 RUNNING, FINISHED, STOPPED_EARLY, INTERRUPTED, FAILED = "running", "finished", "stopped early", "interrupted", "failed"

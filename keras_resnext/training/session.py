@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,7 @@ class Session:
     ) -> None:
         """Validates, with the moving average where there is one, and writes what a user looks at."""
         self._check_weights(self.step)
-        with self.average.applied(self.model) if self.average else nullcontext():
+        with self.averaged():
             if held_out is not None:
                 self.validating = True
                 found = self.model.evaluate(held_out, return_dict=True, verbose=0, callbacks=[bar])
@@ -208,6 +208,10 @@ class Session:
             draw_history(self.folder / CURVES, self.history)
             for observe in self.observers:
                 observe(self.history[-1])
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The model has the moving average inside, where the recipe has one."""
+        return self.average.applied(self.model) if self.average else nullcontext()
 
     def _is_due(self, step: int) -> bool:
         if self.options.save_steps:
