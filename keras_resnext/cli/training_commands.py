@@ -47,21 +47,30 @@ def train(
     from ..training import distribution
     from ..training import train as run
     from ..training.run import check_backend
-    from ..training.setup import build_model, check_options, choose_recipe, draw_plans, find_images, look_through
+    from ..training.setup import (
+        build_model,
+        check_options,
+        choose_recipe,
+        draw_plans,
+        find_images,
+        look_through,
+        measure_channels,
+    )
 
     # What takes no time is looked at first, and all images last.
     check_backend()
     console = PlainConsole(highlight=False, quiet=distribution.shard()[0] > 0)
     recipe = choose_recipe(start.recipe, changes, network, console)
     check_options(network.options, network.sync_bn)
-    training, validation = find_images(data, images.val, options.seed)
+    training, validation = find_images(data, images.val, options.seed, arrays=network.channels != 3)
     with distribution.spread():
         model, recipe = build_model(
             network, recipe, classes=len(training.classes), seed=options.seed,
             resize="size" not in changes, val_size=options.validation_size,
         )  # fmt: skip
         memory = None if start.dry_run else folder / IMAGES
-        training, validation = look_through(training, validation, images, console, memory)
+        training, validation = look_through(training, validation, images, console, memory, network.channels)
+        measure_channels(model, training, console)
         if start.dry_run:
             for path in draw_plans(model, training, recipe, folder, options.seed):
                 console.print(f"Drawn: {printable(str(path))}", markup=False, soft_wrap=True)

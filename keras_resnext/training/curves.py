@@ -45,6 +45,18 @@ def draw_schedule(path: Path, rates: np.ndarray, steps_per_epoch: int) -> None:
     save_figure(figure, path)
 
 
+def as_rgb(images: np.ndarray) -> np.ndarray:
+    """Images (n, height, width, channels) as they are drawn, uint8 (n, height, width, 3).
+
+    RGB on 0..255 stays as it is; of other channels the first is shown, from its lowest value in black to its highest.
+    """
+    if images.shape[-1] == 3:
+        return np.clip(images, 0, 255).astype("uint8")
+    first = images[..., :1]
+    low, high = first.min((1, 2, 3), keepdims=True), first.max((1, 2, 3), keepdims=True)
+    return np.repeat((255 * (first - low) / np.maximum(high - low, 1e-9)).astype("uint8"), 3, axis=-1)
+
+
 def draw_batch(path: Path, images: np.ndarray, titles: Sequence[str]) -> None:
     """Writes a PNG of images (n, height, width, 3) uint8, up to 8 in a row, each under its title."""
     columns = min(8, len(images))

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from ..data import ValidationBatches
-from .curves import draw_batch
+from .curves import as_rgb, draw_batch
 from .step import gives_logits
 
 SHOWN = 16
@@ -39,4 +39,4 @@ def draw_mistakes(path: Path, mistakes: list[Mistake], held_out: ValidationBatch
     """Writes a PNG of the images as the model sees them: what each is, what it was taken for, and how surely."""
     classes = held_out.listing.classes
     titles = [f"{classes[each.truth]}\n→ {classes[each.predicted]}, {each.probability:.0%}" for each in mistakes]
-    draw_batch(path, np.stack([held_out.load(each.image) for each in mistakes]), titles)
+    draw_batch(path, as_rgb(np.stack([held_out.load(each.image) for each in mistakes])), titles)

@@ -88,7 +88,7 @@ def train(
     told = RunOptions.of(options)
     console = console or PlainConsole(highlight=False)
     folder = Path(output)
-    classes = check_classifier(model)
+    classes = check_classifier(model, rgb=False)
     gives_logits(model)  # or probabilities; anything else is an error
     training = as_single(training, ONE_CLASS)
     validation = None if validation is None else as_single(validation, ONE_CLASS)

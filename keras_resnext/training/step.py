@@ -55,7 +55,7 @@ def gives_logits(model: keras.Model) -> bool:
     Raises:
         ValueError: it is no classifier of images, or ends in another activation than softmax or none.
     """
-    check_classifier(model)
+    check_classifier(model, rgb=False)
     activation = last_activation(model)
     # Where no layer tells, such as behind an operation, probabilities are what everything here takes it to give.
     if activation not in (None, keras.activations.softmax, keras.activations.linear):

@@ -21,6 +21,7 @@ class NetworkOptions:
         model: name of an architecture.
         weights: published weights or a file of them; None for random ones.
         options: of `ResNeXt`.
+        channels: of the images: 3 for RGB, 1 for grey, others for TIFF files and .npy arrays.
         precision: policy of the layers; None for mixed_bfloat16 on GPUs and float32 on CPUs.
         sync_bn: whether BatchNorm's statistics are those of all devices.
     """
@@ -40,6 +41,13 @@ class NetworkOptions:
         metadata={
             "panel": _NETWORK, "name": "--option", "metavar": "NAME=VALUE",
             "help": "Option of ResNeXt, such as frozen_stages=2 or blocks=[1,1,1]; can be repeated.",
+        },
+    )  # fmt: skip
+    channels: int = field(
+        default=3,
+        metadata={
+            "panel": _NETWORK, "min": 1,
+            "help": "Channels of the images: 3 for RGB, 1 for grey; others for .npy arrays and TIFF files.",
         },
     )  # fmt: skip
     precision: str | None = field(
