@@ -112,18 +112,9 @@ def _read_by_pillow(data: bytes, bands: int, exif: bool) -> np.ndarray:
         return np.asarray(image)
 
 
-def resize_bands(
-    values: np.ndarray, size: tuple[int, int], interpolation: str, box: tuple[float, float, float, float] | None = None
-) -> np.ndarray:
-    """(height, width, channels) float32 resized to `size`, (height, width), by Pillow with antialiasing.
-
-    Args:
-        values: the image.
-        size: of the result.
-        interpolation: "bilinear" or "bicubic".
-        box: left, top, right, bottom of the part that is taken, in pixels; default all.
-    """
-    return _each_band(values, lambda band: band.resize(size[::-1], FILTERS[interpolation], box))
+def resize_bands(values: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """(height, width, channels) float32 resized to `size`, (height, width), by Pillow with antialiasing."""
+    return _each_band(values, lambda band: band.resize(size[::-1], FILTERS[interpolation]))
 
 
 def _each_band(values: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:

@@ -97,7 +97,7 @@ def test_files_that_are_not_there_are_named(tmp_path):
         read_bands(tmp_path / "a.npy", 2)
     with pytest.raises(ValueError, match="is a folder, not an image"):
         read_bands(tmp_path, 2)
-    with pytest.raises(ValueError, match="it is too narrow|too narrow"):
+    with pytest.raises(ValueError, match="it is too narrow"):
         load_bands(npy(np.zeros((1, 9000, 2))), 224, Preprocessing(mean=(0.0, 0.0), std=(1.0, 1.0)))
 
 

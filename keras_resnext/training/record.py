@@ -100,13 +100,19 @@ def find_checkpoint(
     saved, lengthened = SavedState(folder / CHECKPOINT), is_lengthened(before, run)
     epochs = before["recipe"]["epochs"] if lengthened else recipe.epochs
     saved.check_progress(steps_per_epoch, epochs)
-    run["weights"], run["lengthened"] = before.get("weights"), before.get("lengthened") or []
+    run["weights"], run["lengthened"] = before.get("weights"), [*recall(before, "lengthened", list)]
     if lengthened:
         step = saved.state["step"]
         recipe = continued(recipe, before["recipe"]["head_epochs"], step, steps_per_epoch)
         run["recipe"] = json.loads(json.dumps(asdict(recipe)))
         run["lengthened"] += [{"step": step, "from": epochs, "to": recipe.epochs}]
     return before, saved, recipe
+
+
+def recall(before: Mapping[str, Any], name: str, kind: type) -> Any:
+    """What run.json said before of something that no run depends on; empty where it says nothing of that type."""
+    found = before.get(name)
+    return found if isinstance(found, kind) else kind()
 
 
 def find_changes(before: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -129,18 +135,19 @@ class RunRecord:
         self, folder: Path, facts: Mapping[str, Any], before: Mapping[str, Any], finished: bool = False
     ) -> None:
         self.path, self.ended = folder / RUN, before.get("ended") if finished else None
-        kept = {"started": before.get("started") or _now(), "results": before.get("results") or {}}
+        kept = {"started": before.get("started") or _now(), "results": recall(before, "results", dict)}
         self.facts: dict[str, Any] = {**facts, **kept}
-        self._change(state=RUNNING, ended=None, process={"host": socket.gethostname(), "id": os.getpid()})
+        self.change(state=RUNNING, ended=None, process={"host": socket.gethostname(), "id": os.getpid()})
 
-    def _change(self, **facts: Any) -> None:
+    def change(self, **facts: Any) -> None:
+        """Notes what is another now, and writes."""
         self.facts |= facts
         write(self.path, json.dumps(self.facts, indent=2) + "\n")
 
     def note_results(self, history: Sequence[Mapping[str, float]], best: float, best_epoch: int) -> None:
         """What came out so far; `history` has one row an epoch, at least one."""
         last = history[-1]
-        self._change(
+        self.change(
             results={
                 "metric": "val_top1" if "val_top1" in last else "top1",
                 "best": best,
@@ -159,9 +166,9 @@ class RunRecord:
         except BaseException as error:
             asked = isinstance(error, (SystemExit, KeyboardInterrupt))
             with suppress(OSError):  # such as a full disk, which the error may be about
-                self._change(state=INTERRUPTED if asked else FAILED, ended=_now())
+                self.change(state=INTERRUPTED if asked else FAILED, ended=_now())
             raise
-        self._change(state=STOPPED_EARLY if stopped_early() else FINISHED, ended=self.ended or _now())
+        self.change(state=STOPPED_EARLY if stopped_early() else FINISHED, ended=self.ended or _now())
 
 
 def _now() -> str:

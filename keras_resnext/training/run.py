@@ -21,12 +21,13 @@ from .continuation import describe_lengthening
 from .failures import explain_failure
 from .mistakes import draw_mistakes, find_mistakes
 from .recipes import Recipe
-from .record import RunRecord, describe_run, find_changes, find_checkpoint
+from .record import RunRecord, describe_run, find_changes, find_checkpoint, recall
 from .run_folder import BOARD, LABELS, LAST, MISTAKES, write
 from .session import Session
 from .state import TrainingDivergedError
 from .step import gives_logits
 from .tensorboard import Board
+from .tracking import Tracker, import_tracker
 from .train_options import ONE_CLASS, RunOptions
 
 BACKENDS = ("tensorflow", "jax")
@@ -75,7 +76,7 @@ def train(
         options: fields of `RunOptions`, such as seed, validation_size, save_steps, cache, workers and tensorboard.
 
     Raises:
-        ImportError: `tensorboard` and TensorBoard is not installed.
+        ImportError: `tensorboard` or `track`, and what they need is not installed.
         TypeError: an option that `RunOptions` does not have.
         ValueError: model and images that do not fit, or a checkpoint of a run with other arguments.
         RuntimeError: another backend than TensorFlow or JAX, an image that can be read no more, a batch too large for
@@ -104,6 +105,8 @@ def train(
     size = told.validation_size or model.inputs[0].shape[1] or preprocessing.size
     run = describe_run(model, training, validation, recipe, replace(told, validation_size=size))
     before, saved, recipe = find_checkpoint(folder, run, recipe, plan.steps_per_epoch)
+    if told.track:
+        import_tracker(told.track)  # before anything is written
     board = Board(folder / BOARD) if told.tensorboard and not shard[0] else None
     if shard[0]:  # the first process speaks and writes for all
         console = Console(quiet=True)
@@ -117,7 +120,7 @@ def train(
         trained_before = len(session.history)
         for name, (old, new) in find_changes(before, run).items():
             console.print(f"Since the run began: {name} {old} is now {new}.", markup=False, soft_wrap=True)
-        if len(run["lengthened"]) > len(before.get("lengthened") or []):
+        if len(run["lengthened"]) > len(recall(before, "lengthened", list)):
             console.print(describe_lengthening(run["lengthened"][-1], plan.steps_per_epoch), soft_wrap=True)
         console.print(session.describe_resumption(), soft_wrap=True)
     record = None if shard[0] else RunRecord(folder, run, before, session.is_finished())
@@ -125,6 +128,12 @@ def train(
         session.observers += [lambda _: record.note_results(session.history, session.best, session.best_epoch)]
     if board:
         session.observers += [board.add_row]
+    tracker = None
+    if told.track and record and not session.is_finished():
+        known = recall(before, "tracking", dict)
+        tracker = Tracker(told.track, folder, record.facts, known.get(told.track))
+        record.change(tracking={**known, told.track: tracker.identity})
+        session.observers += [tracker.add_row]
     how = "compiled" if run["xla"] else "not compiled"
     console.print(f"{run['device']}, {run['policy']}, step {how} by XLA.", soft_wrap=True)
     held_out = None
@@ -150,7 +159,10 @@ def train(
         )
 
     try:
-        with record.ending(session.has_stopped) if record else nullcontext():
+        with (
+            tracker.ending() if tracker else nullcontext(),
+            record.ending(session.has_stopped) if record else nullcontext(),
+        ):
             session.run(batches, held_out)
         if board and held_out is not None and len(session.history) > trained_before:
             show_mistakes(session, held_out, board)

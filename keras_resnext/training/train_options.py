@@ -10,6 +10,7 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 _NETWORK, _IMAGES, _RUN, _PROCESSES = "Network", "Images", "Run", "Several processes (JAX)"
 
+TRACKERS = ("mlflow", "wandb")
 ONE_CLASS = "training takes one class an image"  # what data with several labels is told
 
 
@@ -94,6 +95,7 @@ class RunOptions:
         engine, workers: of `data.training_batches`.
         cache: keep the encoded training images in memory.
         tensorboard: also write the figures of each epoch for TensorBoard, into `output`/tensorboard.
+        track: "mlflow" or "wandb", to show the settings and figures there too; their environment variables say where.
         arguments: what else makes the run what it is; a run is resumed by the same ones alone.
         command: what else run.json remembers.
         again: what goes on with the run, which is told where it is stopped.
@@ -121,6 +123,12 @@ class RunOptions:
     tensorboard: bool = field(
         default=False, metadata={"panel": _RUN, "help": "Also write the figures of each epoch for TensorBoard."}
     )
+    track: str | None = field(
+        default=None,
+        metadata={
+            "panel": _RUN, "choices": TRACKERS, "help": "Also log to MLflow (mlflow) or Weights & Biases (wandb).",
+        },
+    )  # fmt: skip
     arguments: Mapping[str, Any] = field(default_factory=dict)
     command: Mapping[str, Any] = field(default_factory=dict)
     again: str = "the same call of keras_resnext.training.train"
