@@ -55,18 +55,23 @@ def training_batches(
     Raises:
         ValueError: an unknown engine, or one that cannot do without antialiasing.
     """
+    check_colours(augmentation, preprocessing)
     if resolve_engine(engine, preprocessing.bands) == "tf.data":
         from .tf_batches import make_dataset
 
         if read is None and listing.spans is not None:
             read = listing.read
         return make_dataset(listing, plan, augmentation, preprocessing, steps, read, workers)
-    if preprocessing.bands != 3 and augmentation.recolours:
-        have = f"the images have {preprocessing.bands} channels"
-        raise ValueError(f"color_jitter and policy change red, green and blue; {have}")
     if not antialiased(augmentation):
         raise ValueError("antialias=False needs engine='tf.data'; Pillow, engine='python', always antialiases")
     return _TrainingBatches(listing, plan, augmentation, preprocessing, steps, read or listing.read, workers)
+
+
+def check_colours(augmentation: Augmentation, preprocessing: Preprocessing) -> None:
+    """Raises ValueError where colours are to be changed of images that are not RGB."""
+    if preprocessing.bands != 3 and augmentation.recolours:
+        have = f"the images have channels={preprocessing.bands}"
+        raise ValueError(f"color_jitter and policy change red, green and blue, but {have}; leave them out")
 
 
 def resolve_engine(engine: str, bands: int = 3) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from ..data import CachedReader, Listing, Plan, ValidationBatches, as_single, training_batches
+from ..data.batches import check_colours
 from ..loading import BEST
 from ..network.input_preprocessing import get_preprocessing
 from ..runtimes.keras_model import check_classifier
@@ -102,6 +103,7 @@ def train(
     if recipe.batch_size % (devices := distribution.devices()):
         raise ValueError(f"batch_size={recipe.batch_size!r} must be a multiple of the {devices} devices")
     preprocessing = get_preprocessing(model)
+    check_colours(recipe.augmentation, preprocessing)
     size = told.validation_size or model.inputs[0].shape[1] or preprocessing.size
     run = describe_run(model, training, validation, recipe, replace(told, validation_size=size))
     before, saved, recipe = find_checkpoint(folder, run, recipe, plan.steps_per_epoch)

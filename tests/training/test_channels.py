@@ -51,8 +51,13 @@ def test_trained_evaluated_and_predicted(arrays, tmp_path, capsys):
     out, error = capsys.readouterr()
     assert [each["class"] in ("c0", "c1") for each in json.loads(out)[0]["predictions"]] == [True, True]
     assert "four.npy' has 4 channels, not 5" in error
-    assert run(*command, "--color-jitter", "0.4,0.4,0.4,0") == 2
-    assert "--color-jitter" in capsys.readouterr().err
+
+
+def test_colours_are_for_rgb(arrays, tmp_path, capsys):
+    command = ("train", arrays, "--output", tmp_path / "run", "--channels", "5", *SMALL, *OPTIONS)
+    assert run(*command, "--policy", "rand_augment") == 2
+    assert "change red, green and blue, but the images have --channels 5; leave them out" in capsys.readouterr().err
+    assert not (tmp_path / "run/run.json").exists()
 
 
 def test_other_numbers_of_channels_are_told(arrays, tmp_path, capsys):
