@@ -11,6 +11,7 @@ import numpy as np
 
 from .labels import class_names, labels_beside
 from .loading import find_model_file, load_model
+from .multichannel import load_bands
 from .network.input_preprocessing import NAMED, Given, named_preprocessing, normalised_as, replace_preprocessing
 from .preprocessing import INTERPOLATIONS, Preprocessing, load_image, preprocess_input
 from .runtimes import KINDS, check_kind
@@ -68,18 +69,23 @@ class Classifier:
         return class_names(None if self.labels is None else list(self.labels), self.classes)
 
     def read(self, image: bytes | ImagePath) -> np.ndarray:
-        """An image file, or its bytes, as the model sees it: uint8 (height, width, 3); errors as of `load_image`."""
+        """An image file, or its bytes, as the model sees it: uint8 (height, width, 3); errors as of `load_image`.
+
+        Of other than three channels: float32 (height, width, channels) in the file's units, as of `load_bands`.
+        """
         how = self.preprocessing
+        if how.bands != 3:
+            return load_bands(image, self.size, how)
         return load_image(image, self.size, resize=how.resize, interpolation=how.interpolation, exif=how.exif)
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
-        """RGB images (n, height, width, 3) on 0..255 as `run` takes them, float32.
+        """Images (n, height, width, channels), RGB on 0..255, as `run` takes them, float32.
 
         Raises:
             ValueError: images of another shape.
         """
-        if images.ndim != 4 or images.shape[1:] != (*self.size, 3):
-            raise ValueError(f"images must have shape (n, {self.size[0]}, {self.size[1]}, 3); got {images.shape}")
+        if images.ndim != 4 or images.shape[1:] != (wanted := (*self.size, self.preprocessing.bands)):
+            raise ValueError(f"images must have shape (n, {', '.join(map(str, wanted))}); got {images.shape}")
         return np.asarray(preprocess_input(images.astype("float32"), self.preprocessing))
 
     def scores(self, images: np.ndarray) -> np.ndarray:
@@ -202,9 +208,14 @@ def predict_images(
 def _open_keras(
     model: keras.Model, image_size: int | tuple[int, int] | None, given: Given, kind: str | None
 ) -> Classifier:
-    classes = check_classifier(model)
+    classes = check_classifier(model, rgb=False)
     kind = kind or output_kind(model)
     size, preprocessing = image_input(model, image_size, given)
+    if (taken := model.inputs[0].shape[-1]) != preprocessing.bands:
+        raise ValueError(
+            f"model={model.name!r} takes images of {taken} channels, but its preprocessing is for "
+            f"{preprocessing.bands}; give preprocessing=FILE, JSON with mean and std of each channel"
+        )
     return Classifier(
         name=model.name,
         runtime=f"Keras on {keras.backend.backend()}",

@@ -174,9 +174,8 @@ def ResNeXt(
         with_cp=with_cp,
     )
     x = image
-    if structure.in_channels == 3:
-        usual = usual_preprocessing(image.shape[1:3], structure)
-        x = InputPreprocessing(usual, name="preprocessing")(x)
+    usual = usual_preprocessing(image.shape[1:3], structure)
+    x = InputPreprocessing(usual, name="preprocessing")(x)
     maps = []
     with weights_follow(weights is not None):
         x = build_stem(x, structure)

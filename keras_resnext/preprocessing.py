@@ -34,7 +34,8 @@ class Preprocessing:
         resize: shorter side before the crop, in pixels, at least `size`; default `size / 0.875`, and below 64 pixels,
             CIFAR's sizes, `size` itself.
         interpolation: "bilinear" or "bicubic", antialiased.
-        mean, std: of red, green and blue, on 0..255, whatever `channels` is.
+        mean, std: of red, green and blue, on 0..255, whatever `channels` is; of images with another number of channels
+            one number for each, in the units of the images.
         exif: whether images are turned upright as their EXIF orientation says; torchvision ignores it: False.
         channels: the order in which the network takes them, "RGB" or "BGR".
 
@@ -45,8 +46,8 @@ class Preprocessing:
     size: int = 224
     resize: int = 0
     interpolation: str = "bilinear"
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[float, float, float] = STD
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
     exif: bool = True
     channels: str = "RGB"
 
@@ -66,9 +67,19 @@ class Preprocessing:
         for name, above in (("mean", float("-inf")), ("std", 0.0)):
             value = getattr(self, name)
             numbers = [float(v) for v in value if isinstance(v, Real)] if isinstance(value, (list, tuple)) else []
-            if len(numbers) != 3 or len(value) != 3 or not all(above < v < float("inf") for v in numbers):
-                raise ValueError(f"{name}={value!r} must be three finite numbers{' above 0' * (name == 'std')}")
+            if not numbers or len(numbers) != len(value) or not all(above < v < float("inf") for v in numbers):
+                above_0 = " above 0" * (name == "std")
+                raise ValueError(f"{name}={value!r} must be one finite number{above_0} a channel, three for RGB")
             object.__setattr__(self, name, tuple(numbers))  # JSON gives lists
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean={self.mean!r} and std={self.std!r} must have as many numbers, one a channel")
+        if self.channels == "BGR" and self.bands != 3:
+            raise ValueError(f"channels='BGR' is for three channels; mean={self.mean!r} has {self.bands}")
+
+    @property
+    def bands(self) -> int:
+        """How many channels the images have, 3 for RGB."""
+        return len(self.mean)
 
     def resize_for(self, size: int) -> int:
         """The shorter side for another crop: in proportion, and not cropped at all below 64 pixels."""
@@ -80,25 +91,26 @@ def _uncropped(size: int, share: float) -> int:
 
 
 def preprocess_input(images: Array, preprocessing: Preprocessing | None = None) -> Array:
-    """Normalises RGB images on 0..255: subtracts the mean and divides by the standard deviation per channel.
+    """Normalises images, RGB on 0..255: subtracts the mean and divides by the standard deviation per channel.
 
     For a network that takes BGR the channels are then exchanged.
 
     Args:
-        images: (…, height, width, 3), a NumPy array of any number type, a backend tensor or a Keras tensor.
+        images: (…, height, width, 3), or as many channels as `preprocessing` has; a NumPy array of any number type, a
+            backend tensor or a Keras tensor.
         preprocessing: whose mean, deviation and channels to use; default ImageNet's, as all published ResNeXt do.
 
     Returns:
         The same shape in float32 (or the float type of `images`); NumPy for NumPy. `images` is not changed.
 
     Raises:
-        ValueError: the last axis does not hold 3 channels.
+        ValueError: the last axis does not hold 3 channels, or as many as `preprocessing` has.
     """
     if not hasattr(images, "shape"):
         images = np.asarray(images)
-    if not len(images.shape) or images.shape[-1] != 3:
-        raise ValueError(f"images must have 3 channels in the last axis; got shape {tuple(images.shape)}")
     preprocessing = preprocessing or Preprocessing()
+    if not len(images.shape) or images.shape[-1] != (bands := preprocessing.bands):
+        raise ValueError(f"images must have {bands} channels in the last axis; got shape {tuple(images.shape)}")
     mean, std = np.asarray(preprocessing.mean, "float32"), np.asarray(preprocessing.std, "float32")
     if isinstance(images, np.ndarray):
         dtype = images.dtype if np.issubdtype(images.dtype, np.floating) else np.float32

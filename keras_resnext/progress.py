@@ -71,9 +71,18 @@ class Bar:
         """`steps` more are done; `note` stands beside the work until the next note."""
         self.update(self.done + steps, note)
 
+    def note(self, text: str) -> None:
+        """No further step is done, but `text` is; it stands beside the work until the next note."""
+        self._show(text, own=True)
+
     def update(self, done: int, note: str = "") -> None:
         """`done` steps are done in all."""
-        self.done, now, note = done, time.monotonic(), printable(note)
+        self.done = done
+        self._show(note, own=False)
+
+    def _show(self, note: str, *, own: bool) -> None:
+        """`own`: whether the note is worth a line where all steps are done."""
+        done, now, note = self.done, time.monotonic(), printable(note)
         spent = now - self.started
         rate = ""
         if self.unit and spent > 0 and done > self.first:
@@ -81,9 +90,13 @@ class Bar:
         if self.bar:
             shown = f"{self.what}  {note}" if note else self.what
             self.bar.update(self.task, completed=done, description=shown, rate=rate)
-        elif now - self.told >= self.every and done < self.total:
+        elif now - self.told >= self.every and (own or done < self.total):
             self.told = now
-            left = f"{_duration(spent / (done - self.first) * (self.total - done))} left" if done > self.first else ""
+            left = (
+                f"{_duration(spent / (done - self.first) * (self.total - done))} left"
+                if self.first < done < self.total
+                else ""
+            )
             facts = [f"{self.what} {done}/{self.total}", note, rate, left]
             self.console.print("  ".join(fact for fact in facts if fact), markup=False, highlight=False, soft_wrap=True)
 

@@ -117,6 +117,7 @@ LAYERS = (
     {"model", "runtimes"},
     {"weights"},
     {"data", "network"},
+    {"multichannel"},
     {"digits", "labels", "preprocessing", "pytorch"},
     {"figures"},
     {"files", "progress"},

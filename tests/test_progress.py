@@ -29,6 +29,18 @@ def test_lines_where_output_is_piped(clock):
     ]  # and none for the end
 
 
+def test_what_happens_between_the_steps_has_lines_too(clock):
+    """Validation, behind the last step of an epoch and of all."""
+    console = Console(file=(out := StringIO()), width=20)
+    with Bar("Training", 2, console, every=30) as bar:
+        bar.advance(2, "epoch 1/1")
+        for batch in range(90):
+            clock[0] += 1
+            bar.note(f"validating, batch {batch + 1}/90")
+    lines = [f"Training 2/2  validating, batch {batch}/90" for batch in (30, 60, 90)]
+    assert out.getvalue().splitlines() == lines
+
+
 def test_a_bar_on_a_terminal(clock):
     console = Console(file=(out := StringIO()), width=120, force_terminal=True)
     with Bar("Writing", 8, console, unit="images") as bar:

@@ -6,11 +6,13 @@ import signal
 import sys
 import warnings
 
+import typer
+
 from .application import app, load_framework, message_of, tell
 
 # Imported in the order of the commands in --help.
-from . import training_commands, evaluation_commands, explain_commands, records_commands  # noqa: F401
-from . import predict_command, model_commands, export_commands, serving_commands, benchmark_commands  # noqa: F401
+from . import training_commands, runs_command, evaluation_commands, explain_commands  # noqa: F401
+from . import records_commands, predict_command, model_commands, export_commands, serving_commands, benchmark_commands  # noqa: F401
 
 __all__ = ["app", "load_framework", "main", "run"]
 
@@ -21,7 +23,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
-            sys.exit(app(args=arguments or ["--help"], prog_name="keras-resnext", standalone_mode=False))
+            # `obj`, which a command finds in its context, is what was typed.
+            sys.exit(app(args=arguments or ["--help"], prog_name="keras-resnext", standalone_mode=False, obj=arguments))
+    except typer.Abort:  # made of KeyboardInterrupt
+        tell("interrupted")
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if (message := message_of(error)) is None:
             raise

@@ -53,7 +53,7 @@ def train(
 
     load_framework(join)
 
-    from ..network.input_preprocessing import get_preprocessing
+    from ..network.input_preprocessing import get_preprocessing, set_preprocessing
     from ..training import distribution
     from ..training import train as run
     from ..training.found import set_aside, settle
@@ -67,6 +67,7 @@ def train(
         find_images,
         find_teacher,
         look_through,
+        measure_channels,
     )
 
     # What takes no time is looked at first, and all images last.
@@ -75,7 +76,9 @@ def train(
     changes, asked = set_aside({**changes, **start.settings})
     recipe = choose_recipe(start.recipe, changes, network, console)
     check_options(network.options, network.sync_bn)
-    training, validation = find_images(data, images.val, options.seed, images.labels, console)
+    training, validation = find_images(
+        data, images.val, options.seed, images.labels, console, arrays=network.channels != 3
+    )
     if start.search:
         check_search(start.search, validation is not None, distribution.shard()[1])
         if "learning_rate" in asked:
@@ -87,26 +90,35 @@ def train(
         )  # fmt: skip
         distillation = find_teacher(teaching, training.classes)
         memory = None if start.dry_run else folder / IMAGES
-        training, validation = look_through(training, validation, images, console, memory)
+        training, validation = look_through(training, validation, images, console, memory, network.channels)
+        measure_channels(model, training, console)
         if start.dry_run:
             for path in draw_plans(model, training, recipe, folder, options.seed):
                 console.print(f"Drawn: {printable(str(path))}", markup=False, soft_wrap=True)
             return
         recipe, found = settle(asked, model, training, recipe, folder, options, console, distillation)
         if start.search and validation is not None:
-            seed = options.seed
-            best = search(
-                lambda short: build_model(
+            preprocessing, seed = get_preprocessing(model), options.seed
+
+            def make(short: Recipe) -> Any:
+                made, _ = build_model(
                     network, short, classes=len(training.classes), seed=seed, resize=False,
-                    val_size=options.validation_size or get_preprocessing(model).size, kind=training.kind,
-                )[0],
-                training, validation, recipe, folder, start.search,
+                    val_size=options.validation_size or preprocessing.size, kind=training.kind,
+                )  # fmt: skip
+                set_preprocessing(made, preprocessing)
+                return made
+
+            best = search(
+                make, training, validation, recipe, folder, start.search,
                 replace(options, arguments=asdict(network)), console, distillation,
             )  # fmt: skip
             console.print(f"Best trial: {TITLES[best.measure]} {best.score:.2%}. Train with it:", soft_wrap=True)
             console.print(command_line(context, best.changes), markup=False, soft_wrap=True)
             return
-        told = vars(replace(options, arguments=asdict(network), command=_recorded(context.params), found=found))
+        again = shlex.join(["keras-resnext", *context.obj])
+        told = vars(
+            replace(options, arguments=asdict(network), command=_recorded(context.params), found=found, again=again)
+        )
         try:
             result = run(
                 model, training, validation, recipe=recipe, output=folder, console=console, distillation=distillation,

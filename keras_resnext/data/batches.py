@@ -8,11 +8,13 @@ import importlib.util
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
+from ..multichannel import load_bands
 from ..preprocessing import Preprocessing, load_image, preprocess_input
 from .augmentation import Augmentation
 from .crops import antialiased, make_image
@@ -53,7 +55,8 @@ def training_batches(
     Raises:
         ValueError: an unknown engine, or one that cannot do without antialiasing.
     """
-    if resolve_engine(engine) == "tf.data":
+    check_colours(augmentation, preprocessing)
+    if resolve_engine(engine, preprocessing.bands) == "tf.data":
         from .tf_batches import make_dataset
 
         if read is None and listing.spans is not None:
@@ -64,12 +67,21 @@ def training_batches(
     return _TrainingBatches(listing, plan, augmentation, preprocessing, steps, read or listing.read, workers)
 
 
-def resolve_engine(engine: str) -> str:
-    """The engine that "auto" stands for here."""
+def check_colours(augmentation: Augmentation, preprocessing: Preprocessing) -> None:
+    """Raises ValueError where colours are to be changed of images that are not RGB."""
+    if preprocessing.bands != 3 and augmentation.recolours:
+        have = f"the images have channels={preprocessing.bands}"
+        raise ValueError(f"color_jitter and policy change red, green and blue, but {have}; leave them out")
+
+
+def resolve_engine(engine: str, bands: int = 3) -> str:
+    """The engine that "auto" stands for here, for images of so many channels: tf.data is for red, green and blue."""
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} must be one of {', '.join(ENGINES)}")
-    if engine != "auto":
-        return engine
+    if engine == "tf.data" and bands != 3:
+        raise ValueError(f"engine={engine!r} is for three channels, not {bands}; engine='python' is for any number")
+    if engine != "auto" or bands != 3:
+        return "python" if engine == "auto" else engine
     return "tf.data" if importlib.util.find_spec("tensorflow") else "python"
 
 
@@ -96,7 +108,7 @@ class _TrainingBatches(keras.utils.PyDataset):
         step = self.plan.step(self.steps[index])
         pixels = self.pool.map(
             lambda i, draws, seed: make_image(
-                self.read(i), draws, int(seed), self.augmentation, self.preprocessing.exif
+                self.read(i), draws, int(seed), self.augmentation, self.preprocessing.exif, self.preprocessing.bands
             ),
             *(step.indices, step.draws, step.seeds),
         )
@@ -145,12 +157,15 @@ class ValidationBatches(keras.utils.PyDataset):
         indices = np.arange(first, first + size)
         weights = (indices < len(self.listing)).astype("float32")
         indices = np.minimum(indices, len(self.listing) - 1)
-        images = preprocess_input(np.stack(list(self.pool.map(self._load, indices))), self.preprocessing)
+        images = preprocess_input(np.stack(list(self.pool.map(self.load, indices))), self.preprocessing)
         labels = self.listing.targets(indices)
         return images, labels, weights
 
-    def _load(self, index: int) -> np.ndarray:
+    def load(self, index: int) -> np.ndarray:
+        """Image `index` of the listing before it is normalised: uint8 (size, size, 3), or as `load_bands` has it."""
         resize = self.preprocessing.resize_for(self.size)
         data = self.listing.read(index)
         how = self.preprocessing
+        if how.bands != 3:
+            return load_bands(data, self.size, replace(how, size=self.size, resize=resize))
         return load_image(data, self.size, resize=resize, interpolation=how.interpolation, exif=how.exif)

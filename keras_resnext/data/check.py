@@ -11,6 +11,7 @@ from PIL import UnidentifiedImageError
 from rich.console import Console
 
 from ..files import placed_whole
+from ..multichannel import read_bands
 from ..preprocessing import check_depth, open_image
 from ..progress import Bar
 from ..terminal import printable
@@ -31,6 +32,7 @@ def find_unreadable(
     indices: Sequence[int] | np.ndarray | None = None,
     *,
     progress: Callable[[int], None] | None = None,
+    bands: int = 3,
 ) -> dict[int, str]:
     """Decodes images on all processors, coarsely (JPEG at an eighth of its size): index and what is wrong.
 
@@ -38,13 +40,14 @@ def find_unreadable(
         listing: what to check.
         indices: of the images to look at; default all.
         progress: called with the number of images looked at so far.
+        bands: how many channels they are to have; of others than three all of each image is read.
     """
     places = range(len(listing)) if indices is None else [int(index) for index in indices]
     found = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets threads decode at the same time
         for start in range(0, len(places), BLOCK):
             block = places[start : start + BLOCK]
-            for index, problem in zip(block, pool.map(lambda i: _problem(listing, i), block), strict=True):
+            for index, problem in zip(block, pool.map(lambda i: _problem(listing, i, bands), block), strict=True):
                 if problem:
                     found[index] = problem
             if progress:
@@ -93,6 +96,7 @@ def leave_out_unreadable(
     limit: int | None,
     console: Console,
     memory: Path | None = None,
+    bands: int = 3,
 ) -> Listing:
     """`check_images` that shows its progress, and tells what it leaves out, on `console`.
 
@@ -103,15 +107,16 @@ def leave_out_unreadable(
         console: where to tell.
         memory: a JSON file of what was found, by the listing's fingerprint; images that are known from there are not
             looked through again.
+        bands: of `find_unreadable`.
     """
     known = {} if memory is None else _recall(memory)
-    key = listing.fingerprint() if memory is not None else ""
+    key = listing.fingerprint() + f" {bands}" * (bands != 3) if memory is not None else ""
     places = {str(index): index for index in range(len(listing))} if key in known else {}
     if key in known and known[key].keys() <= places.keys():
         problems = {places[index]: str(reason) for index, reason in known[key].items()}
     else:
         with Bar(f"Checking the {name} images", len(listing), console, unit="images") as bar:
-            problems = find_unreadable(listing, progress=bar.update)
+            problems = find_unreadable(listing, progress=bar.update, bands=bands)
     kept, skipped = check_images(listing, strict=strict, limit=limit, problems=problems)
     if memory is not None and known.get(key) != {str(index): reason for index, reason in problems.items()}:
         memory.parent.mkdir(parents=True, exist_ok=True)
@@ -130,11 +135,14 @@ def _recall(memory: Path) -> dict[str, dict[str, str]]:
         return {}
 
 
-def _problem(listing: Listing, index: int) -> str:
+def _problem(listing: Listing, index: int, bands: int) -> str:
     try:
         data = listing.read(index)
         if not data:
             return "the file is empty"
+        if bands != 3:
+            read_bands(data, bands)
+            return ""
         with open_image(data) as image:
             image.draft("RGB", (1, 1))
             image.load()
@@ -143,5 +151,5 @@ def _problem(listing: Listing, index: int) -> str:
         return "it is not an image that Pillow reads"
     except Exception as error:  # Pillow's decoders raise anything at all on broken data
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return " ".join(reason.split())
+        return " ".join(reason.removeprefix("image=bytes ").split())
     return ""

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from ..multichannel import centre_crop, read_bands, resize_bands
 from ..preprocessing import FILTERS, open_image, read_orientation, resize_shorter_side, to_rgb
 from .augmentation import Augmentation
 from .transforms import crop_windows, recolour
@@ -56,9 +57,28 @@ def antialiased(augmentation: Augmentation) -> bool:
     return augmentation.antialias or augmentation.crop_padding is not None
 
 
-def make_image(data: bytes, draws: np.ndarray, seed: int, augmentation: Augmentation, exif: bool = True) -> np.ndarray:
-    """One training image by Pillow: uint8 (size, size, 3)."""
+def make_image(
+    data: bytes, draws: np.ndarray, seed: int, augmentation: Augmentation, exif: bool = True, bands: int = 3
+) -> np.ndarray:
+    """One training image by Pillow: uint8 (size, size, 3); of other channels float32 (size, size, bands)."""
+    if bands != 3:
+        return _vary_bands(read_bands(data, bands, exif=exif), draws, augmentation)
     return finish_crop(crop_image(data, draws, augmentation, exif), draws, seed, augmentation)
+
+
+def _vary_bands(values: np.ndarray, draws: np.ndarray, augmentation: Augmentation) -> np.ndarray:
+    """As `crop_image` and `finish_crop`, of any number of channels, whose values stay as they are."""
+    size, pad = augmentation.size, augmentation.crop_padding
+    if pad is not None:
+        middle = centre_crop(values, size, (size, size), augmentation.interpolation)
+        top, left = (int(draw * (2 * pad + 1)) for draw in draws[:2])
+        values = np.pad(middle, ((pad, pad), (pad, pad), (0, 0)))[top : top + size, left : left + size]
+    else:
+        scale, ratio = augmentation.crop_scale, augmentation.crop_ratio
+        rows, columns = values.shape[:2]
+        top, left, height, width = crop_windows(draws, rows, columns, scale, ratio).tolist()
+        values = resize_bands(values[top : top + height, left : left + width], (size, size), augmentation.interpolation)
+    return values[:, ::-1] if draws[-1] < augmentation.flip else values
 
 
 def crop_image(data: bytes, draws: np.ndarray, augmentation: Augmentation, exif: bool = True) -> Crop:

@@ -42,7 +42,9 @@ def find_splits(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     return root, None
 
 
-def read_listing(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Listing:
+def read_listing(
+    path: str | os.PathLike[str], classes: Sequence[str] | None = None, *, arrays: bool = False
+) -> Listing:
     """Finds labelled images.
 
     Args:
@@ -54,6 +56,7 @@ def read_listing(path: str | os.PathLike[str], classes: Sequence[str] | None = N
             in ImageNet's layout; `tfds:NAME`, of a data set of tensorflow_datasets what it has to validate on, else
             all of it (`find_splits` gives both parts).
         classes: the names that are expected, in order, such as those of the training images; default as found.
+        arrays: whether .npy files in folders are images, as they are of other than three channels.
 
     Raises:
         FileNotFoundError: there is nothing at `path`, or a listed image is missing.
@@ -61,7 +64,7 @@ def read_listing(path: str | os.PathLike[str], classes: Sequence[str] | None = N
             or a list that cannot be read.
     """
     path = next(part for part in reversed(find_splits(path)) if part) if tfds.is_name(path) else Path(path)
-    listing = _find(path, None if classes is None else tuple(classes))
+    listing = _find(path, None if classes is None else tuple(classes), arrays)
     if not len(listing):
         raise ValueError(f"data={str(path)!r} holds no images ({COMMON})")
     if not listing.classes:
@@ -72,10 +75,10 @@ def read_listing(path: str | os.PathLike[str], classes: Sequence[str] | None = N
     return listing
 
 
-def _find(path: Path, classes: tuple[str, ...] | None) -> Listing:
+def _find(path: Path, classes: tuple[str, ...] | None, arrays: bool) -> Listing:
     if path.is_dir():
         records = sorted(str(path / name) for name in os.listdir(path) if RECORD_NAME.search(name))
-        return _read_records(path, records, classes) if records else read_folders(path, classes)
+        return _read_records(path, records, classes) if records else read_folders(path, classes, arrays)
     if "*" in path.name and path.parent.is_dir():
         records = sorted(str(file) for file in path.parent.glob(path.name) if RECORD_NAME.search(file.name))
         return _read_records(path.parent, records, classes)

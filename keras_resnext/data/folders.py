@@ -19,8 +19,8 @@ _LEFTOVER_FILES = {"thumbs.db", "desktop.ini"}
 COMMON = ".jpg, .jpeg, .png, .webp and the others that Pillow reads"
 
 
-def read_folders(root: Path, expected: tuple[str, ...] | None) -> Listing:
-    """The images below one folder a class; other files are counted in a warning.
+def read_folders(root: Path, expected: tuple[str, ...] | None, arrays: bool = False) -> Listing:
+    """The images below one folder a class, with `arrays` .npy files too; other files are counted in a warning.
 
     Raises:
         OSError: a folder cannot be read.
@@ -42,7 +42,7 @@ def read_folders(root: Path, expected: tuple[str, ...] | None) -> Listing:
     owners: dict[str, str] = {}  # of the folders that images lie in
     for name in sorted(found):
         others: Counter[str] = Counter()
-        images = sorted(find_images(found[name], others))
+        images = sorted(find_images(found[name], others, arrays))
         if not images:
             held = f"; it holds {_list_suffixes(others)}" if others else ""
             raise ValueError(f"class folder {str(found[name])!r} holds no images ({COMMON}){held}")
@@ -61,13 +61,15 @@ def read_folders(root: Path, expected: tuple[str, ...] | None) -> Listing:
     return Listing(tuple(files), np.array(labels, "int64"), names)
 
 
-def find_images(folder: Path, skipped: Counter[str] | None = None) -> Iterable[str]:
+def find_images(folder: Path, skipped: Counter[str] | None = None, arrays: bool = False) -> Iterable[str]:
     """Paths of the images below a folder; links are followed, each folder is visited and each file given once.
 
     Args:
         folder: where to look.
         skipped: counts the suffixes of files that are not images.
+        arrays: whether .npy files are images too.
     """
+    suffixes = (*image_suffixes(), *([".npy"] if arrays else []))
     top, visited, given = os.path.realpath(folder), set[str](), set[tuple[int, int]]()
     for place, folders, names in os.walk(folder, onerror=_fail, followlinks=True):
         real = os.path.realpath(place)
@@ -79,7 +81,7 @@ def find_images(folder: Path, skipped: Counter[str] | None = None) -> Iterable[s
         folders[:] = sorted(name for name in folders if not _is_leftover(name))
         for name in sorted(names):
             suffix = os.path.splitext(name)[1].lower()
-            if suffix in image_suffixes() and not name.startswith("."):
+            if suffix in suffixes and not name.startswith("."):
                 path = os.path.join(place, name)
                 if (file := _identify(path)) not in given:
                     given.add(file)

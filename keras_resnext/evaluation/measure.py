@@ -78,9 +78,6 @@ def evaluate(
             raise ValueError(f"{name}={value!r} must be a positive integer")
     if threshold is not None and not (isinstance(threshold, int | float) and 0 < threshold < 1):
         raise ValueError(f"threshold={threshold!r} must lie between 0 and 1")
-    listing = data if isinstance(data, Listing) else _read_validation(data)
-    if not len(listing):
-        raise ValueError("data holds no images")
     classifier = open_classifier(
         model,
         image_size=image_size,
@@ -92,6 +89,10 @@ def evaluate(
     )
     if threshold is not None and classifier.kind != "multi":
         raise ValueError(f"threshold={threshold!r} is for sigmoid outputs; model={classifier.name!r} has none")
+    bands = classifier.preprocessing.bands
+    listing = data if isinstance(data, Listing) else _read_validation(data, arrays=bands != 3)
+    if not len(listing):
+        raise ValueError("data holds no images")
     listing = fit_labels(listing, classifier, labels)
     if limit is not None and limit < len(listing):
         listing = listing.select(np.arange(limit) * len(listing) // limit)
@@ -154,10 +155,12 @@ def _measure_numbers(numbers: np.ndarray, images: Listing, threshold: float) -> 
 _MEASURES = {"single": _measure_classes, "multi": _measure_labels, "raw": _measure_numbers}
 
 
-def _read_validation(data: str | os.PathLike[str]) -> Listing:
+def _read_validation(data: str | os.PathLike[str], arrays: bool = False) -> Listing:
     """Of a folder with a part to train and one to validate on the latter, with the classes of both."""
     place, beside = find_splits(data)
-    return read_listing(data) if beside is None else read_listing(beside, read_listing(place).classes)
+    if beside is None:
+        return read_listing(data, arrays=arrays)
+    return read_listing(beside, read_listing(place, arrays=arrays).classes, arrays=arrays)
 
 
 def _batches(

@@ -63,13 +63,19 @@ class InputPreprocessing(keras.layers.Layer):
 def usual_preprocessing(size: Sequence[int | None], structure: Structure) -> Preprocessing:
     """What a network is made for where nothing else is said: ImageNet's means at its own size.
 
+    Of other channels than red, green and blue each has the average of the three, as timm has it.
+
     Args:
         size: (height, width) in pixels, None where the network leaves one free. `Preprocessing` crops squares: of a
             network that is not square, the shorter side is taken.
         structure: whose usual size is taken where the network has none.
     """
     fixed = [side for side in size if side is not None]
-    return Preprocessing(min(fixed) if len(fixed) == 2 else structure.usual_size)
+    found = Preprocessing(min(fixed) if len(fixed) == 2 else structure.usual_size)
+    if structure.in_channels == 3:
+        return found
+    mean, std = ((sum(values) / 3,) * structure.in_channels for values in (found.mean, found.std))
+    return replace(found, mean=mean, std=std)
 
 
 def get_preprocessing(model: keras.Model) -> Preprocessing:
@@ -189,16 +195,17 @@ def set_preprocessing(model: keras.Model, preprocessing: Preprocessing) -> None:
     program ends.
 
     Raises:
-        ValueError: `preprocessing` is not a `Preprocessing`, or the model does not take RGB images.
+        ValueError: `preprocessing` is not a `Preprocessing`, or the model does not take images of as many channels.
     """
     if not isinstance(preprocessing, Preprocessing):
         raise ValueError(f"preprocessing={preprocessing!r} must be a Preprocessing")
+    shapes = [tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or ()]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][3] != preprocessing.bands:
+        wanted = f"images of {preprocessing.bands} channels, for which the preprocessing is"
+        raise ValueError(f"model={model.name!r} must take {wanted}; it takes {shapes}")
     if (layer := _find_record(model)) is not None:
         layer.preprocessing = preprocessing
         return
-    shapes = [tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or ()]
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][3] != 3:
-        raise ValueError(f"model={model.name!r} must take RGB images to have a preprocessing; it takes {shapes}")
     setattr(model, _OWN, preprocessing)
 
 

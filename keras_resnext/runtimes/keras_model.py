@@ -1,4 +1,4 @@
-"""A Keras model of RGB images: what it takes, what its output means, and how to run it."""
+"""A Keras model of images: what it takes, what its output means, and how to run it."""
 
 import math
 from collections.abc import Callable
@@ -15,21 +15,23 @@ from . import KINDS
 Run = Callable[[np.ndarray], np.ndarray]
 
 
-def check_images(model: Any) -> None:
-    """Raises ValueError unless `model` takes one batch of RGB images."""
+def check_images(model: Any, *, rgb: bool = True) -> None:
+    """Raises ValueError unless `model` takes one batch of images: RGB, or without `rgb` of any channels."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"model must be a keras.Model; got {type(model).__name__}")
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not inputs or not outputs:
         raise ValueError(f"model={model.name!r} has no known inputs: it must be functional, or a built Sequential")
     shapes = [tuple(tensor.shape) for tensor in inputs]
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][0] is not None or shapes[0][3] != 3:
-        raise ValueError(f"model={model.name!r} must take one input (None, height, width, 3); it takes {shapes}")
+    fits = len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][0] is None
+    if not fits or (shapes[0][3] != 3 if rgb else shapes[0][3] is None):
+        wanted = 3 if rgb else "channels"
+        raise ValueError(f"model={model.name!r} must take one input (None, height, width, {wanted}); it takes {shapes}")
 
 
-def check_classifier(model: Any) -> int:
-    """The number of classes, once `model` is known to be a classifier of RGB images."""
-    check_images(model)
+def check_classifier(model: Any, *, rgb: bool = True) -> int:
+    """The number of classes, once `model` is known to be a classifier of images; `rgb` as of `check_images`."""
+    check_images(model, rgb=rgb)
     shapes = [tuple(tensor.shape) for tensor in model.outputs]
     if len(shapes) != 1 or len(shapes[0]) != 2 or last_activation(model) == "pooling":
         raise ValueError(
@@ -45,7 +47,7 @@ def image_input(
     """((height, width), how images are prepared for that size).
 
     Args:
-        model: of RGB images.
+        model: of images.
         image_size: counts where the model leaves its size free; default as its preprocessing has it.
         given: as `choose_preprocessing` has it.
 

@@ -1,6 +1,7 @@
 """What watches over `fit`: the moving average, progress, and stops."""
 
 import math
+import os
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -93,6 +94,8 @@ class Guard(keras.callbacks.Callback):
 
         def ask(number: int, frame: Any) -> None:
             self.asked = number
+            if number == signal.SIGINT:  # not by print, which the handler may have interrupted
+                os.write(2, b"\nStopping after this step, with everything saved. Ctrl-C again stops at once.\n")
             signal.signal(number, previous[signal.Signals(number)])
 
         for number in previous:
@@ -124,3 +127,7 @@ class ProgressBar(keras.callbacks.Callback):
         figures = {name: float(np.asarray(value)) for name, value in (logs or {}).items() if name in self.shown}
         text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         self.bar.advance(1, f"epoch {self.epoch + 1}/{self.epochs}  {text}")
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        of = f"/{steps}" if (steps := (self.params or {}).get("steps")) else ""
+        self.bar.note(f"epoch {self.epoch + 1}/{self.epochs}  validating, batch {batch + 1}{of}")

@@ -46,15 +46,32 @@ def draw_schedule(path: Path, rates: np.ndarray, steps_per_epoch: int) -> None:
     save_figure(figure, path)
 
 
+def as_rgb(images: np.ndarray) -> np.ndarray:
+    """Images (n, height, width, channels) as they are drawn, uint8 (n, height, width, 3).
+
+    RGB on 0..255 stays as it is; of other channels the first is shown, from its lowest value in black to its highest.
+    """
+    if images.shape[-1] == 3:
+        return np.clip(images, 0, 255).astype("uint8")
+    first = images[..., :1]
+    low, high = first.min((1, 2, 3), keepdims=True), first.max((1, 2, 3), keepdims=True)
+    return np.repeat((255 * (first - low) / np.maximum(high - low, 1e-9)).astype("uint8"), 3, axis=-1)
+
+
 def draw_batch(path: Path, images: np.ndarray, titles: Sequence[str]) -> None:
-    """Writes a PNG of images (n, height, width, 3) uint8, up to 8 in a row, with their classes."""
+    """Writes a PNG of images (n, height, width, 3) uint8, up to 8 in a row, each under its title."""
     columns = min(8, len(images))
     rows = -(-len(images) // columns)
-    figure = new_figure((1.7 * columns, 1.95 * rows))
+    lines = max(title.count("\n") + 1 for title in titles)
+    figure = new_figure((1.7 * columns, (1.8 + 0.15 * lines) * rows))
     axes = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
     for axis in axes:
         axis.axis("off")
     for axis, image, title in zip(axes, images, titles, strict=False):
         axis.imshow(image, interpolation="nearest")
-        axis.set_title(title if len(title) <= 22 else f"{title[:21]}…", fontsize=8)
+        axis.set_title("\n".join(map(_shorten, title.split("\n"))), fontsize=8)
     save_figure(figure, path)
+
+
+def _shorten(line: str) -> str:
+    return line if len(line) <= 22 else f"{line[:21]}…"

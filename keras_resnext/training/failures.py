@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..data import Listing, find_unreadable
+from ..network.input_preprocessing import get_preprocessing
 from ..os_errors import is_out_of_memory, is_tensorflow_error
 from .session import Session, describe_state
 
@@ -28,7 +29,8 @@ def explain_failure(
     else:
         step = session.guard.step if session.guard else session.step
         listing, indices = training, np.concatenate([session.plan.step(step + i).indices for i in range(AHEAD)])
-    for index, reason in find_unreadable(listing, np.unique(indices)).items():
+    bands = get_preprocessing(session.model).bands
+    for index, reason in find_unreadable(listing, np.unique(indices), bands=bands).items():
         return RuntimeError(f"image {listing.name(index)!r} can be read no more: {reason}; {kept}")
     if is_tensorflow_error(error):
         return RuntimeError(f"TensorFlow failed: {str(error).splitlines()[0]}; {kept}")

@@ -16,7 +16,7 @@ from .distillation import Distillation
 from .distribution import has_gpu
 from .rate_finder import find_rate
 from .recipes import Recipe
-from .session import CHECKPOINT, RUN
+from .run_folder import CHECKPOINT, RUN
 from .train_options import RunOptions
 
 # Field of a recipe to the word that stands in place of its number, in the order in which they are found: the batch

@@ -1,6 +1,5 @@
 """Training from images on disk: any recipe, interrupted at any moment and resumed with nothing lost."""
 
-import json
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -9,24 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from PIL import Image
 from rich.console import Console
 
 from ..data import CachedReader, Groups, Listing, Plan, ValidationBatches, as_kind, check_labels, training_batches
+from ..data.batches import check_colours
 from ..loading import BEST
 from ..network.input_preprocessing import get_preprocessing
 from ..runtimes.keras_model import check_classifier
 from ..terminal import PlainConsole, printable
 from . import distribution
 from .class_weights import describe_weights, weights_of
+from .continuation import describe_lengthening
 from .distillation import Distillation
 from .failures import explain_failure
+from .mistakes import draw_mistakes, find_mistakes
 from .recipes import Recipe
-from .record import describe_run, find_changes, find_checkpoint
-from .session import BOARD, LABELS, LAST, RUN, Session, write
+from .record import RunRecord, describe_run, find_changes, find_checkpoint, recall
+from .run_folder import BOARD, LABELS, LAST, MISTAKES, write
+from .session import Session
 from .state import TrainingDivergedError
 from .step import check_head, kind_of
 from .tasks import TASKS
-from .tensorboard import open_board
+from .tensorboard import Board
+from .tracking import Tracker, import_tracker
 from .train_options import RunOptions
 
 BACKENDS = ("tensorflow", "jax")
@@ -93,7 +98,7 @@ def train(
         options: fields of `RunOptions`, such as seed, validation_size, save_steps, cache, workers and tensorboard.
 
     Raises:
-        ImportError: `tensorboard` and TensorBoard is not installed.
+        ImportError: `tensorboard` or `track`, and what they need is not installed.
         TypeError: an option that `RunOptions` does not have.
         ValueError: model and images that do not fit, or a checkpoint of a run with other arguments.
         RuntimeError: another backend than TensorFlow or JAX, an image that can be read no more, a batch too large for
@@ -108,7 +113,7 @@ def train(
         told = replace(told, arguments={**told.arguments, "distillation": distillation.describe()})
     console = console or PlainConsole(highlight=False)
     folder = Path(output)
-    classes = check_classifier(model)
+    classes = check_classifier(model, rgb=False)
     training, kind = prepare_labels(training, model)
     validation = None if validation is None else prepare_labels(validation, model, "validation", kind)[0]
     recipe = replace(recipe, loss=TASKS[kind].choose_loss(recipe.loss))
@@ -128,30 +133,47 @@ def train(
     if recipe.batch_size % (devices := distribution.devices()):
         raise ValueError(f"batch_size={recipe.batch_size!r} must be a multiple of the {devices} devices")
     preprocessing = get_preprocessing(model)
+    check_colours(recipe.augmentation, preprocessing)
     size = told.validation_size or model.inputs[0].shape[1] or preprocessing.size
     run = describe_run(model, training, validation, recipe, replace(told, validation_size=size))
-    before, saved = find_checkpoint(folder, run)
-    if saved:
-        saved.check_progress(plan.steps_per_epoch, recipe.epochs)
-    board = open_board(folder / BOARD) if told.tensorboard and not shard[0] else None
+    before, saved, recipe = find_checkpoint(folder, run, recipe, plan.steps_per_epoch)
+    if told.track:
+        import_tracker(told.track)  # before anything is written
+    board = Board(folder / BOARD) if told.tensorboard and not shard[0] else None
     if shard[0]:  # the first process speaks and writes for all
         console = Console(quiet=True)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        write(folder / RUN, json.dumps(run, indent=2) + "\n")
         write(folder / LABELS, "".join(f"{name}\n" for name in training.classes))
 
-    session = Session(model, plan, recipe, folder, console, told, board)
+    session, trained_before = Session(model, plan, recipe, folder, console, told), 0
     if saved:
         session.resume(saved)
+        trained_before = len(session.history)
         for name, (old, new) in find_changes(before, run).items():
             console.print(f"Since the run began: {name} {old} is now {new}.", markup=False, soft_wrap=True)
-        place = f"at epoch {session.step // plan.steps_per_epoch + 1}, step {session.step}"
-        console.print(f"Finished at epoch {len(session.history)}." if session.is_finished() else f"Resuming {place}.")
+        if len(run["lengthened"]) > len(recall(before, "lengthened", list)):
+            console.print(describe_lengthening(run["lengthened"][-1], plan.steps_per_epoch), soft_wrap=True)
+        console.print(session.describe_resumption(), soft_wrap=True)
     console.print(f"Learning {TASKS[kind].says}; loss {recipe.loss}, best by {TASKS[kind].score}.", soft_wrap=True)
     if recipe.class_weights is not None:
         shown = describe_weights(recipe.class_weights, training.classes)  # type: ignore[arg-type]
         console.print(f"Weights in the loss: {printable(shown)}.", markup=False, soft_wrap=True)
+    record = None if shard[0] else RunRecord(folder, run, before, session.is_finished())
+    if record:
+        session.observers += [
+            lambda _: record.note_results(session.history, session.task.score, session.best, session.best_epoch)
+        ]
+    if board:
+        session.observers += [board.add_row]
+    tracker = None
+    if told.track and record and not session.is_finished():
+        known = recall(before, "tracking", dict)
+        tracker = Tracker(told.track, folder, record.facts, known.get(told.track))
+        record.change(tracking={**known, told.track: tracker.identity})
+        session.observers += [tracker.add_row]
+    if told.after_epoch:
+        session.observers += [lambda _: told.after_epoch(session.history)]
     how = "compiled" if run["xla"] else "not compiled"
     console.print(f"{run['device']}, {run['policy']}, step {how} by XLA.", soft_wrap=True)
     held_out = None
@@ -177,10 +199,15 @@ def train(
             )
         )
 
-    teaching = distillation.applied(model, training.classes) if distillation else nullcontext()
     try:
-        with teaching:
+        with (
+            distillation.applied(model, training.classes) if distillation else nullcontext(),
+            tracker.ending() if tracker else nullcontext(),
+            record.ending(session.has_stopped) if record else nullcontext(),
+        ):
             session.run(batches, held_out)
+        if board and held_out is not None and kind == "single" and len(session.history) > trained_before:
+            show_mistakes(session, held_out, board)
     except TrainingDivergedError:
         raise
     except Exception as error:
@@ -196,6 +223,16 @@ def train(
     return TrainingResult(
         folder / BEST, folder / LAST, session.best, session.best_epoch, tuple(session.history), session.task.score
     )
+
+
+def show_mistakes(session: Session, held_out: ValidationBatches, board: Board) -> None:
+    """Draws the worst mistakes of the last epoch's model for the folder and for TensorBoard."""
+    with session.averaged():
+        mistakes = find_mistakes(session.model, held_out)
+    if mistakes:
+        draw_mistakes(path := session.folder / MISTAKES, mistakes, held_out)
+        with Image.open(path) as image:
+            board.add_image("mistakes", path.read_bytes(), image.size, len(session.history))
 
 
 def check_backend() -> None:

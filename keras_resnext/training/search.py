@@ -18,7 +18,7 @@ from ..figures import new_figure, save_figure
 from .distillation import Distillation
 from .recipes import Recipe
 from .run import train
-from .session import write
+from .run_folder import write
 from .state import TrainingDivergedError
 from .tasks import TASKS
 from .train_options import RunOptions

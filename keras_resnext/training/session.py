@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from keras import ops
 from rich.console import Console
 
 from ..data import Plan, ValidationBatches
-from ..files import placed_whole
 from ..loading import BEST
 from ..progress import Bar
 from ..weights.keras_files import save_keras
@@ -20,13 +19,11 @@ from . import distribution
 from .callbacks import Guard, MovingAverage, ProgressBar
 from .curves import draw_history
 from .recipes import Recipe
+from .run_folder import CHECKPOINT, CURVES, HISTORY, LAST, write
 from .state import SavedState, TrainingDivergedError, find_not_finite, save_state
 from .step import PLAIN, activated, compile_model, ending, is_binary, kind_of
 from .tasks import TASKS
 from .train_options import RunOptions
-
-CHECKPOINT, RUN, HISTORY, CURVES = "checkpoint.npz", "run.json", "history.csv", "curves.png"
-LAST, LABELS, BOARD = "last.keras", "labels.txt", "tensorboard"
 
 
 class Session:
@@ -40,13 +37,12 @@ class Session:
         folder: Path,
         console: Console,
         options: RunOptions,
-        board: Callable[[Mapping[str, float]], None] | None = None,
     ) -> None:
         self.model, self.plan, self.recipe, self.folder, self.console = model, plan, recipe, folder, console
         self.options, self.saved_at = options, time.monotonic()
         self.writes = plan.shard[0] == 0
-        self.board = board
-        self.step = 0
+        self.observers: list[Callable[[Mapping[str, float]], None]] = []  # of each epoch's row of the history
+        self.step = self.saved_step = 0
         self.best, self.best_epoch = -1.0, 0
         self.history: list[dict[str, float]] = []
         self.spent = 0.0  # seconds in this epoch before the last resumption
@@ -63,7 +59,8 @@ class Session:
 
     def resume(self, saved: SavedState) -> None:
         self.saved = saved
-        self.step, self.best = saved.state["step"], saved.state["best"]
+        self.step = self.saved_step = saved.state["step"]
+        self.best = saved.state["best"]
         self.best_epoch, self.history = saved.state["best_epoch"], saved.state["history"]
         self.spent = saved.state["spent"]
         saved.restore("model", self.model.variables)
@@ -86,14 +83,17 @@ class Session:
                     (False, range(recipe.head_epochs, recipe.epochs)),
                 ):
                     left = range(max(epochs.start, self.step // spe), epochs.stop)
-                    if not left or self._has_stopped():
+                    if not left or self.has_stopped():
                         continue
                     self._begin_phase(head)
                     for epoch in left:
                         self._run_epoch(epoch, head, batches, held_out, bar)
-                        if self._has_stopped():
+                        if self.has_stopped():
                             self.console.print(f"No better validation for {recipe.patience} epochs: stopped.")
                             break
+        except (SystemExit, KeyboardInterrupt):  # SIGTERM or Ctrl-C
+            self.console.print(self.describe_stop(), markup=False, soft_wrap=True)
+            raise
         finally:
             self._set_trainable(False)
 
@@ -101,13 +101,32 @@ class Session:
     def is_binary(self) -> bool:
         return is_binary(self.recipe, self.task.kind)
 
-    def _has_stopped(self) -> bool:
+    def has_stopped(self) -> bool:
+        """Whether validation got no better for as long as the recipe's patience says."""
         patience, first = self.recipe.patience, max(self.best_epoch, self.recipe.head_epochs)
         return patience is not None and bool(self.history) and len(self.history) - first >= patience
 
     def is_finished(self) -> bool:
         """Whether there is nothing left to train."""
-        return len(self.history) >= self.recipe.epochs or self._has_stopped()
+        return len(self.history) >= self.recipe.epochs or self.has_stopped()
+
+    def describe_resumption(self) -> str:
+        """Where a run goes on, or why it does not."""
+        if self.has_stopped():
+            patience = f"no better validation for {self.recipe.patience} epochs; a higher patience goes on"
+            return f"Stopped at epoch {len(self.history)}: {patience}."
+        finished = f"Finished at epoch {len(self.history)}."
+        return finished if self.is_finished() else f"Resuming {self._place(self.step)}."
+
+    def describe_stop(self) -> str:
+        """Where the run is saved, and what goes on with it."""
+        kept = self.folder / CHECKPOINT
+        if not kept.exists():
+            return f"Stopped before anything was saved. To begin anew:\n  {self.options.again}"
+        return f"Stopped. {kept} holds the run {self._place(self.saved_step)}. To go on:\n  {self.options.again}"
+
+    def _place(self, step: int) -> str:
+        return f"at epoch {step // self.plan.steps_per_epoch + 1}, step {step}"
 
     def _begin_phase(self, head: bool) -> None:
         self._set_trainable(head)
@@ -153,7 +172,7 @@ class Session:
             if self.is_binary:  # the sum over labels says little beside the mean that validation has
                 logs["loss"] = plain
             logs["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
-            self._finish_epoch(epoch, logs, held_out)
+            self._finish_epoch(epoch, logs, held_out, bar)
             self._save(self.step, head, None)
             guard.leave_if_asked()
 
@@ -171,13 +190,15 @@ class Session:
         if broken is not None:
             raise TrainingDivergedError(f"{broken} became NaN or infinite {self._describe(step)}")
 
-    def _finish_epoch(self, epoch: int, logs: dict[str, float], held_out: ValidationBatches | None) -> None:
+    def _finish_epoch(
+        self, epoch: int, logs: dict[str, float], held_out: ValidationBatches | None, bar: ProgressBar
+    ) -> None:
         """Validates, with the moving average where there is one, and writes what a user looks at."""
         self._check_weights(self.step)
-        with self.average.applied(self.model) if self.average else nullcontext():
+        with self.averaged():
             if held_out is not None:
                 self.validating = True
-                found = self.model.evaluate(held_out, return_dict=True, verbose=0)
+                found = self.model.evaluate(held_out, return_dict=True, verbose=0, callbacks=[bar])
                 self.validating = False
                 found["loss"] = found.pop(PLAIN)  # the mean over images, without smoothing
                 logs |= {f"val_{name}": float(value) for name, value in found.items()}
@@ -200,10 +221,12 @@ class Session:
         if self.writes:
             write_history(self.folder / HISTORY, self.history)
             draw_history(self.folder / CURVES, self.history)
-            if self.board:
-                self.board(self.history[-1])
-        if self.options.after_epoch:
-            self.options.after_epoch(self.history)
+        for observe in self.observers if self.writes else ():
+            observe(self.history[-1])
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The model has the moving average inside, where the recipe has one."""
+        return self.average.applied(self.model) if self.average else nullcontext()
 
     def _is_due(self, step: int) -> bool:
         if self.options.save_steps:
@@ -231,6 +254,7 @@ class Session:
         }
         with distribution.apart():
             save_state(self.folder / CHECKPOINT, groups, state)
+        self.saved_step = step
 
     def _tell(self, logs: Mapping[str, float]) -> None:
         shown = ("loss", self.task.score, "val_loss", *(f"val_{name}" for name in self.task.measures))
@@ -285,9 +309,3 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
     columns = list(dict.fromkeys(name for row in history for name in row))
     lines = [",".join(columns), *(",".join(f"{row.get(name, '')}" for name in columns) for row in history)]
     write(path, "\n".join(lines) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    with placed_whole(path) as aside:
-        aside.write_text(text, encoding="utf-8")

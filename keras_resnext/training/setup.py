@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ from ..data import (
     training_batches,
 )
 from ..model import ResNeXt, create
+from ..multichannel import read_bands
 from ..network.architectures import find_architecture
 from ..network.input_preprocessing import get_preprocessing, set_preprocessing
 from ..preprocessing import Preprocessing
 from ..terminal import printable
-from .curves import draw_batch, draw_schedule
+from .curves import as_rgb, draw_batch, draw_schedule
 from .distillation import Distillation, find_order
 from .distribution import has_gpu
 from .optimizers import make_schedule
@@ -39,6 +41,7 @@ from .tasks import TASKS
 from .train_options import ImageOptions, NetworkOptions, TeacherOptions
 
 HELD_OUT = 0.1
+MEASURED = 256  # images, of which the mean of each channel is taken
 
 # Options of ResNeXt that training itself decides, and by what.
 RESERVED = {
@@ -86,7 +89,12 @@ def check_options(options: Mapping[str, Any], sync_bn: bool = False) -> dict[str
 
 
 def find_images(
-    data: Path, val: str | None, seed: int, labels: str = "auto", console: Console | None = None
+    data: Path,
+    val: str | None,
+    seed: int,
+    labels: str = "auto",
+    console: Console | None = None,
+    arrays: bool = False,
 ) -> tuple[Listing, Listing | None]:
     """Training and validation images, none of which is opened yet, with labels of one kind, "single" or "multi".
 
@@ -96,12 +104,13 @@ def find_images(
         seed: of the images held out.
         labels: "single", "multi", or "auto": as `find_kind` reads it off the training images.
         console: where to say what is taken for granted.
+        arrays: of `read_listing`.
 
     Raises:
         ValueError: labels of another kind, such as numbers.
     """
     place, beside = find_splits(data)
-    training = read_listing(place)
+    training = read_listing(place, arrays=arrays)
     if training.kind == "raw":
         raise ValueError(f"the data has {describe(training)}; training takes one class an image or several labels")
     kind, why = find_kind(training) if labels == "auto" else (labels, "")
@@ -111,9 +120,9 @@ def find_images(
     training = as_kind(training, kind, reason)
     share = _share(val)
     if share is None and val not in (None, "none"):
-        return training, as_kind(read_listing(str(val), training.classes), kind, reason)
+        return training, as_kind(read_listing(str(val), training.classes, arrays=arrays), kind, reason)
     if val is None and beside is not None:
-        return training, as_kind(read_listing(beside, training.classes), kind, reason)
+        return training, as_kind(read_listing(beside, training.classes, arrays=arrays), kind, reason)
     if val == "none":
         return training, None
     return split_listing(training, HELD_OUT if share is None else share, seed)
@@ -125,10 +134,11 @@ def look_through(
     chosen: ImageOptions,
     console: Console,
     memory: Path | None = None,
+    channels: int = 3,
 ) -> tuple[Listing, Listing | None]:
-    """The images that can be read; `memory` as of `leave_out_unreadable`."""
+    """The images that can be read; `memory` as of `leave_out_unreadable`, `channels` as its `bands`."""
     options: dict[str, Any] = {"strict": chosen.strict, "limit": chosen.skip_limit, "console": console}
-    options["memory"] = memory
+    options |= {"memory": memory, "bands": channels}
     training = leave_out_unreadable(training, "training", **options)
     held = ", none to validate on"
     if validation is not None:
@@ -186,7 +196,10 @@ def build_model(
             network.model,
             classes=classes,
             weights=network.weights,
-            input_shape=(size, size, 3) if seen == size and recipe.progressive_size is None else (None, None, 3),
+            input_shape=(
+                *((size, size) if seen == size and not recipe.progressive_size else (None, None)),
+                network.channels,
+            ),
             classifier_activation=TASKS[kind].activation,
             drop_path_rate=recipe.drop_path_rate,
             drop_path_rule=recipe.drop_path_rule,
@@ -196,8 +209,9 @@ def build_model(
         keras.config.set_dtype_policy(before)
     known = get_preprocessing(model)
     if known.size != seen:
-        changed = replace(known, size=seen, resize=known.resize_for(seen)) if network.weights else Preprocessing(seen)
-        set_preprocessing(model, changed)
+        changed = replace(known, size=seen, resize=known.resize_for(seen))
+        usual = Preprocessing(seen, mean=known.mean, std=known.std)  # of random weights
+        set_preprocessing(model, changed if network.weights else usual)
     if recipe.test_crop is not None:  # as timm evaluates, by the filter of the training
         known = get_preprocessing(model)
         shorter = int(known.size / recipe.test_crop) if known.size >= 64 else known.size
@@ -227,6 +241,31 @@ def find_teacher(chosen: TeacherOptions, classes: Sequence[str]) -> Distillation
     return made
 
 
+def measure_channels(model: keras.Model, training: Listing, console: Console) -> None:
+    """Has a model of other than RGB images remember the mean and the deviation of each channel of the training images.
+
+    They are measured on at most `MEASURED` images, evenly chosen, in the units of the files.
+    """
+    known = get_preprocessing(model)
+    if known.bands == 3:
+        return
+    chosen = np.unique(np.linspace(0, len(training) - 1, min(MEASURED, len(training))).astype(int))
+    with ThreadPoolExecutor() as pool:
+        sums = list(pool.map(lambda index: _moments(training.read(int(index)), known.bands), chosen))
+    mean, square = np.mean(sums, axis=0)
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    std = np.where(std > 0, std, 1.0)  # a channel in which all is the same
+    set_preprocessing(model, replace(known, mean=tuple(mean.tolist()), std=tuple(std.tolist())))
+    shown = ", ".join(f"{m:.4g} ± {s:.3g}" for m, s in zip(mean, std, strict=True))
+    console.print(f"Channels of {len(chosen)} training images, mean and deviation: {shown}.", soft_wrap=True)
+
+
+def _moments(data: bytes, bands: int) -> np.ndarray:
+    """Mean and mean square of each channel of an image: float64 (2, bands)."""
+    values = read_bands(data, bands).astype("float64")
+    return np.stack([values.mean((0, 1)), (values**2).mean((0, 1))])
+
+
 def draw_plans(model: keras.Model, training: Listing, recipe: Recipe, folder: Path, seed: int) -> list[Path]:
     """Draws the first batch and the learning rate of every step, without training."""
     groups = Groups.of(training) if recipe.balanced_sampling else None
@@ -236,7 +275,7 @@ def draw_plans(model: keras.Model, training: Listing, recipe: Recipe, folder: Pa
     batches = training_batches(training, plan, recipe.augmentation, preprocessing, range(1))
     images, labels = (np.asarray(part) for part in next(iter(batches)))
     images = images[..., ::-1] if preprocessing.channels == "BGR" else images
-    pixels = np.clip(images[:32] * preprocessing.std + preprocessing.mean, 0, 255).astype("uint8")
+    pixels = as_rgb(images[:32] * np.asarray(preprocessing.std) + np.asarray(preprocessing.mean))
     titles = []
     for row in labels[:32]:
         best = [

@@ -28,7 +28,7 @@ def gives_logits(model: keras.Model, kind: str = "single") -> bool:
     Raises:
         ValueError: it is no classifier of images, or ends in another activation than that of its kind or none.
     """
-    check_classifier(model)
+    check_classifier(model, rgb=False)
     activation, wanted = last_activation(model), TASKS[kind].activation
     # Where no layer tells, such as behind an operation, probabilities are what everything here takes it to give.
     if activation not in (None, keras.activations.get(wanted), keras.activations.linear):

@@ -12,6 +12,7 @@ _NETWORK, _IMAGES, _RUN, _PROCESSES = "Network", "Images", "Run", "Several proce
 _TEACHER = "Teacher"
 
 KINDS = ("auto", "single", "multi")
+TRACKERS = ("mlflow", "wandb")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class NetworkOptions:
         model: name of an architecture.
         weights: published weights or a file of them; None for random ones.
         options: of `ResNeXt`.
+        channels: of the images: 3 for RGB, 1 for grey, others for TIFF files and .npy arrays.
         precision: policy of the layers; None for mixed_bfloat16 on GPUs and float32 on CPUs.
         sync_bn: whether BatchNorm's statistics are those of all devices.
     """
@@ -41,6 +43,13 @@ class NetworkOptions:
         metadata={
             "panel": _NETWORK, "name": "--option", "metavar": "NAME=VALUE",
             "help": "Option of ResNeXt, such as frozen_stages=2 or blocks=[1,1,1]; can be repeated.",
+        },
+    )  # fmt: skip
+    channels: int = field(
+        default=3,
+        metadata={
+            "panel": _NETWORK, "min": 1,
+            "help": "Channels of the images: 3 for RGB, 1 for grey; others for .npy arrays and TIFF files.",
         },
     )  # fmt: skip
     precision: str | None = field(
@@ -95,10 +104,12 @@ class RunOptions:
         engine, workers: of `data.training_batches`.
         cache: keep the encoded training images in memory.
         tensorboard: also write the figures of each epoch for TensorBoard, into `output`/tensorboard.
+        track: "mlflow" or "wandb", to show the settings and figures there too; their environment variables say where.
         arguments: what else makes the run what it is; a run is resumed by the same ones alone.
         command: what else run.json remembers.
         after_epoch: called with all rows of history.csv after every epoch.
         found: what of the recipe was found instead of given, as of `found.settle`; a resumed run takes it from there.
+        again: what goes on with the run, which is told where it is stopped.
     """
 
     seed: int = field(
@@ -123,10 +134,17 @@ class RunOptions:
     tensorboard: bool = field(
         default=False, metadata={"panel": _RUN, "help": "Also write the figures of each epoch for TensorBoard."}
     )
+    track: str | None = field(
+        default=None,
+        metadata={
+            "panel": _RUN, "choices": TRACKERS, "help": "Also log to MLflow (mlflow) or Weights & Biases (wandb).",
+        },
+    )  # fmt: skip
     arguments: Mapping[str, Any] = field(default_factory=dict)
     command: Mapping[str, Any] = field(default_factory=dict)
     found: Mapping[str, Any] = field(default_factory=dict)
     after_epoch: Callable[[Sequence[Mapping[str, float]]], None] | None = None
+    again: str = "the same call of keras_resnext.training.train"
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "RunOptions":

@@ -212,5 +212,5 @@ def test_a_batch_norm_is_no_scaling_by_constants():
 
 def test_only_models_of_rgb_images_have_one():
     grey = keras.Sequential([keras.Input((SIZE, SIZE, 1)), keras.layers.Flatten(), keras.layers.Dense(4)])
-    with pytest.raises(ValueError, match="must take RGB images to have a preprocessing"):
+    with pytest.raises(ValueError, match="must take images of 3 channels, for which"):
         keras_resnext.set_preprocessing(grey, Preprocessing())

@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 from dataclasses import replace
+from datetime import datetime
 from io import StringIO
 
 import keras
@@ -15,6 +16,7 @@ from rich.console import Console
 from keras_resnext.data import Listing, ValidationBatches
 from keras_resnext.network.input_preprocessing import get_preprocessing
 from keras_resnext.training import train
+from keras_resnext.training.mistakes import find_mistakes
 from keras_resnext.training.recipes import find_recipe
 from keras_resnext.training.step import compile_model
 from tests.training.small_runs import QUIET, RECIPE, build, make_session, weights
@@ -57,6 +59,14 @@ def test_what_a_run_writes(few, tmp_path, monkeypatch):
     assert (run["device"], run["policy"], run["xla"], run["validation_size"]) == ("CPU", "float32", False, 8)
     assert len(run["weights"]) == 64
     assert run["seed"] == 0
+    assert (run["state"], run["lengthened"]) == ("finished", [])
+    assert datetime.fromisoformat(run["started"]) <= datetime.fromisoformat(run["ended"])
+    assert datetime.fromisoformat(run["ended"]).tzinfo
+    assert {"python", "keras_resnext", "keras", keras.backend.backend()} <= run["versions"].keys()
+    assert run["results"] == {
+        "metric": "val_top1", "best": result.top1, "best_epoch": result.epoch, "epochs": 3,
+        "seconds": pytest.approx(sum(row["seconds"] for row in result.history)), "last": result.history[-1],
+    }  # fmt: skip
     assert run["recipe"]["batch_size"] == 32
     assert run["data"]["images"] == len(few[0])
     assert Image.open(tmp_path / "curves.png").width > 800
@@ -73,19 +83,40 @@ def test_tensorboard_reads_what_was_trained(few, no_curves, tmp_path, monkeypatc
 
     recipe = find_recipe("cifar", epochs=2, batch_size=64, size=8, flip=0.0, crop_padding=1)
     result = train(build(), *few, recipe=recipe, output=tmp_path / "run", tensorboard=True, console=QUIET)
-    (board := EventAccumulator(str(tmp_path / "run/tensorboard"))).Reload()
-    tags = board.Tags()["tensors"]
-    assert {"loss/train", "loss/val", "top1/train", "top1/val", "top5/val", "learning_rate", "seconds"} <= set(tags)
-    for tag, name in (("loss/train", "loss"), ("top1/val", "val_top1"), ("learning_rate", "learning_rate")):
-        events = board.Tensors(tag)
+    boards = {}
+    for name in ("train", "validation"):
+        (board := EventAccumulator(str(tmp_path / "run/tensorboard" / name))).Reload()
+        boards[name] = board
+    shared = {"epoch_loss", "epoch_top1", "epoch_top5"}
+    assert set(boards["train"].Tags()["tensors"]) == shared | {"epoch_learning_rate", "epoch_seconds"}
+    assert set(boards["validation"].Tags()["tensors"]) == shared | {"mistakes"}
+    for run, tag, name in (("train", "epoch_loss", "loss"), ("validation", "epoch_loss", "val_loss")):
+        events = boards[run].Tensors(tag)
         assert [event.step for event in events] == [1, 2]
         values = [event.tensor_proto.float_val[0] for event in events]
         assert values == pytest.approx([row[name] for row in result.history], rel=1e-6)
+    (shown,) = boards["validation"].Tensors("mistakes")
+    width, height, png = shown.tensor_proto.string_val
+    assert png == (tmp_path / "run/mistakes.png").read_bytes()
+    assert Image.open(tmp_path / "run/mistakes.png").size == (int(width), int(height))
 
-    monkeypatch.setitem(sys.modules, "tensorboard.summary", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.event_file_writer", None)
     with pytest.raises(ImportError, match=r"needs TensorBoard.*pip install 'keras_resnext\[tensorboard\]'"):
         train(build(), *few, recipe=recipe, output=tmp_path / "none", tensorboard=True, console=QUIET)
     assert not (tmp_path / "none").exists()
+
+
+def test_mistakes_are_the_wrong_ones_and_the_worst_come_first(few):
+    model = build()
+    held_out = ValidationBatches(few[1], get_preprocessing(model), size=8, batch_size=16)
+    found = find_mistakes(model, held_out, 5)
+    scores = model.predict(held_out, verbose=0)[: len(few[1])]
+    right = scores[np.arange(len(few[1])), few[1].labels]
+    wrong = scores.argmax(1) != few[1].labels
+    assert len(found) == 5
+    assert [right[each.image] for each in found] == sorted(right[wrong])[:5]
+    assert all(wrong[each.image] and each.truth == few[1].labels[each.image] for each in found)
+    assert [each.probability for each in found] == pytest.approx([scores[each.image].max() for each in found])
 
 
 def test_the_head_learns_first(few, no_curves, tmp_path):

@@ -1,6 +1,7 @@
 """`keras-resnext train` as a user meets it: signals, full disks, bad options."""
 
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,17 +31,23 @@ def run(digits, output, *arguments):
 
 @pytest.mark.slow
 def test_killed_terminated_and_resumed_by_the_command_line(digits, tmp_path, capsys, no_curves):
-    """kill -9 and SIGTERM; `tools/kill_jobs.py` kills at random."""
-    arguments = ("--epochs", "4", "--batch-size", "96", "--save-steps", "3")
-    for number in (signal.SIGKILL, signal.SIGTERM):
+    """kill -9, SIGTERM and Ctrl-C; `tools/kill_jobs.py` kills at random."""
+    arguments = ("--epochs", "5", "--batch-size", "96", "--save-steps", "3")
+    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)):
         process = start(digits, tmp_path / "cut", *arguments)
         line = ""
         while not line.startswith("epoch"):
             line = process.stdout.readline()
             assert line, process.stderr.read()
         process.send_signal(number)
-        process.communicate()
-        assert process.returncode == (-9 if number == signal.SIGKILL else 143)
+        rest, _ = process.communicate()
+        assert process.returncode == code
+        if number != signal.SIGKILL:  # where it is saved, and what goes on with it
+            stopped, again = rest.splitlines()[-2:]
+            assert stopped.startswith(f"Stopped. {tmp_path / 'cut' / 'checkpoint.npz'} holds the run at epoch ")
+            assert again == f"  keras-resnext train {digits} --output {tmp_path / 'cut'} {shlex.join(SMALL)} " + (
+                shlex.join(arguments)
+            )
     assert run(digits, tmp_path / "cut", *arguments) == 0
     assert "Resuming at epoch" in capsys.readouterr().out
     assert run(digits, tmp_path / "whole", *arguments) == 0

@@ -189,8 +189,8 @@ def test_preprocessing_goes_where_the_network_goes(tmp_path):
     ):
         assert get_preprocessing(other) == PREPROCESSING
     grey = ResNeXt(blocks=(1, 1, 1, 1), groups=4, base_channels=8, classes=3, input_shape=(32, 32, 1))
-    assert get_preprocessing(grey) == Preprocessing()
-    with pytest.raises(ValueError, match="must take RGB images to have a preprocessing"):
+    assert get_preprocessing(grey).mean == pytest.approx([sum(Preprocessing().mean) / 3])
+    with pytest.raises(ValueError, match="must take images of 3 channels, for which"):
         set_preprocessing(grey, PREPROCESSING)
     with pytest.raises(ValueError, match="preprocessing='imagenet' must be a Preprocessing"):
         set_preprocessing(model, "imagenet")
