@@ -10,6 +10,7 @@ from ..preprocessing import to_rgb
 
 SIDE = 256  # pixels of the shorter side at which sharpness is judged: about what a network gets to see
 COARSE = 64  # pixels that everything else needs
+PLAIN = 6.0  # of 255, deviation of the brightness below which an image shows nothing
 
 THUMB = 16
 FACTS = np.dtype([
@@ -20,14 +21,14 @@ FACTS = np.dtype([
 ])  # fmt: skip
 """A row an image.
 
-width, height: pixels of the file. low, high: brightness, 0..255, that 1 % of the pixels stay below, and 99 %. deviation:
-of the brightness. blur: `blur_of`, NaN where it was not looked at. digest: of the file's content. hash: `hash_of`. thumb:
-the image in grey. colour: the mean of red, green and blue.
+width, height: pixels of the file. low, high: brightness, 0..255, that 1 % of the pixels stay below, and 99 %.
+deviation: of the brightness. blur: `blur_of`, NaN where it was not looked at. digest: of the file's content. hash:
+`hash_of`. thumb: the image in grey. colour: the mean of red, green and blue.
 """
 
 
-def facts_of(data: bytes, size: tuple[int, int], image: Image.Image, *, sharpness: bool = True) -> np.void:
-    """A row of `FACTS`.
+def facts_of(data: bytes, size: tuple[int, int], image: Image.Image, *, sharpness: bool = True) -> np.ndarray:
+    """A row of `FACTS`, of shape ().
 
     Args:
         data: content of the file.
@@ -51,7 +52,7 @@ def facts_of(data: bytes, size: tuple[int, int], image: Image.Image, *, sharpnes
     row["hash"] = hash_of(grey)
     row["thumb"] = np.asarray(grey.resize((THUMB, THUMB), Image.Resampling.BOX))
     row["colour"] = np.asarray(rgb.resize((1, 1), Image.Resampling.BOX))[0, 0]
-    return row[()]
+    return row
 
 
 def hash_of(grey: Image.Image) -> int:
@@ -85,7 +86,7 @@ def blur_of(pixels: np.ndarray, width: int = 9) -> float:
         width: of the mean.
 
     Returns:
-        1 for an image of one colour, or smaller than twice `width`, of which nothing is known: NaN.
+        0..1, 1 for an image of one colour; NaN for one with a side of less than twice `width`.
     """
     if min(pixels.shape) < 2 * width:
         return float("nan")

@@ -1,22 +1,25 @@
 """Images that show the same, found without comparing each with each."""
 
 from collections.abc import Iterator
+from itertools import combinations
 
 import numpy as np
 
-BANDS = 4  # of 16 bits: of two hashes that differ in at most 3 bits one band at least is the same
-NEAR = 10  # bits of 64 that the hashes of two near-duplicates may differ in
-ALIKE = 0.985  # correlation of their small grey images
+from .image_facts import PLAIN
+
+BYTES, SHARED = 8, 2  # of a hash: two that differ in at most 6 bits have at least 2 of 8 bytes in common
+NEAR = 8  # bits of 64 that the hashes of two near-duplicates may differ in
+ALIKE = 0.97  # correlation of their small grey images
 COLOURS = 24  # of 255, between their mean colours
-MOST = 128  # images of one band's value that each is compared with; flat ones may be thousands
-PLAIN = 6.0  # deviation of brightness below which an image shows nothing to compare
+MOST = 64  # images with the same bytes that each is compared with; of some sets they are thousands
 
 
 def find_duplicates(facts: np.ndarray) -> np.ndarray:
     """Which image each one is a copy of.
 
-    The same file is a copy; so are images whose hashes share a band, differ in at most `NEAR` bits, and whose small grey
-    images correlate: copies that were saved again, resized or made a little brighter. Copies of copies belong together.
+    The same file is a copy; so are images whose hashes differ in at most `NEAR` bits and whose small grey images
+    correlate: copies that were saved again, resized or made a little brighter. Copies of copies belong
+    together.
 
     Args:
         facts: `FACTS` (n,).
@@ -42,27 +45,33 @@ def find_duplicates(facts: np.ndarray) -> np.ndarray:
 
 
 def _candidates(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs (a, b) of places in `hashes` (n,) that share a band and differ in at most `NEAR` bits; some twice."""
-    for band in range(BANDS):
-        keys = np.roll(np.arange(BANDS), band) * 16  # this band first, so that like hashes lie side by side
-        turned = np.zeros_like(hashes)
-        for shift, key in enumerate(keys[::-1]):
-            turned |= ((hashes >> np.uint64(key)) & np.uint64(0xFFFF)) << np.uint64(16 * shift)
-        order = np.argsort(turned, kind="stable")
-        leading = turned[order] >> np.uint64(48)
+    """Pairs (a, b) of places in `hashes` (n,) that share `SHARED` bytes and differ in at most `NEAR` bits; some twice.
+
+    Multi-index hashing (Norouzi et al. 2012): sorted by each choice of bytes, like hashes lie side by side.
+    """
+    parts = hashes.astype("<u8").view("uint8").reshape(len(hashes), BYTES)
+    for number, chosen in enumerate(combinations(range(BYTES), SHARED)):
+        keys = np.zeros(len(hashes), "uint32")
+        for byte in chosen:
+            keys = keys << np.uint32(8) | parts[:, byte]
+        order = np.lexsort((hashes, keys))
+        keys = keys[order]
+        same = np.arange(len(keys) - 1)
         for step in range(1, MOST):
-            same = np.flatnonzero(leading[step:] == leading[:-step])
+            same = same[same < len(keys) - step]
+            same = same[keys[same] == keys[same + step]]
             if not len(same):
                 break
             a, b = order[same], order[same + step]
-            near = np.bitwise_count(hashes[a] ^ hashes[b]) <= NEAR if _COUNTS else _bits(hashes[a] ^ hashes[b]) <= NEAR
+            bits = _bits(hashes[a] ^ hashes[b])
+            near = (bits <= NEAR) & ((bits > 0) | (number == 0))  # equal ones lie side by side every time
             yield a[near], b[near]
 
 
-_COUNTS = hasattr(np, "bitwise_count")  # since NumPy 2
-
-
 def _bits(values: np.ndarray) -> np.ndarray:
+    """How many bits of each uint64 are set; NumPy has it since 2.0."""
+    if hasattr(np, "bitwise_count"):
+        return np.bitwise_count(values)
     return np.unpackbits(values.view("uint8").reshape(len(values), 8), axis=1).sum(1)
 
 
