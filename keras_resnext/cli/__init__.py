@@ -9,7 +9,7 @@ import warnings
 from .application import app, load_framework, message_of, tell
 
 # Imported in the order of the commands in --help.
-from . import training_commands, evaluation_commands, explain_commands, records_commands  # noqa: F401
+from . import check_command, training_commands, evaluation_commands, explain_commands, records_commands  # noqa: F401
 from . import predict_command, model_commands, export_commands, serving_commands, benchmark_commands  # noqa: F401
 
 __all__ = ["app", "load_framework", "main", "run"]

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -12,10 +12,10 @@ from rich.console import Console
 
 from ..data import Listing, describe, find_splits, find_unreadable, read_listing
 from ..progress import Bar
+from .findings import KINDS, DataReport, Finding, counts_of
 from .image_facts import COARSE, FACTS, SIDE, facts_of
 from .image_rules import odd_images, rare_classes
 from .near_duplicates import find_duplicates
-from .report import KINDS, DataReport, Finding, counts_of
 
 if TYPE_CHECKING:
     from ..classifier import Classifier, Model
@@ -64,7 +64,7 @@ def check_data(
         model: what knows images of this kind, as `open_classifier` takes it. Of a Keras model the features judge, and
             its classes do not matter; an export judges by its scores.
         preprocessing, image_size: of that model, as in `open_classifier`.
-        ignore: kinds of findings that are normal here, of `report.KINDS`.
+        ignore: kinds of findings that are normal here, of `findings.KINDS`.
         console: where to show progress; default nowhere.
 
     Raises:
@@ -74,7 +74,7 @@ def check_data(
     if unknown := [kind for kind in ignore if kind not in KINDS]:
         raise ValueError(f"ignore={unknown[0]!r} must be one of {', '.join(KINDS)}")
     started, console = time.monotonic(), console or Console(quiet=True)
-    splits = _find(data, val)
+    splits = read_splits(data, val)
     classifier = None if model is None or "label" in ignore else _open(model, splits, image_size, preprocessing)
     looks = {name: Looks(len(listing), sharpness="blurred" not in ignore) for name, listing in splits.items()}
     findings = []
@@ -163,7 +163,9 @@ def review(seen: Seen, groups: np.ndarray) -> list[Finding]:
 
 
 def summarise_looks(splits: Mapping[str, Listing], looks: Mapping[str, Looks]) -> dict[str, int]:
-    """How many findings there are of each kind among images that were looked at, those of none left out."""
+    """How many findings there are of each kind, those of none left out; nothing where a split was not looked at."""
+    if not all(look.seen.any() for look in looks.values()):
+        return {}
     seen = Seen.of(splits, looks)
     return counts_of(review(seen, find_duplicates(seen.facts)))
 
@@ -179,7 +181,10 @@ def _open(
     return open_classifier(model, image_size=image_size, preprocessing=preprocessing)
 
 
-def _find(data: Any, val: Any) -> dict[str, Listing]:
+def read_splits(
+    data: str | os.PathLike[str] | Listing, val: str | os.PathLike[str] | Listing | None = None
+) -> dict[str, Listing]:
+    """The images of "train" and, where there are some, of "val", as `check_data` takes them; errors as there."""
     training, beside = (data, None) if isinstance(data, Listing) else _read(data)
     if val is not None:
         beside = val if isinstance(val, Listing) else read_listing(val, training.classes)

@@ -20,6 +20,9 @@ from ..data import (
     split_listing,
     training_batches,
 )
+from ..data_check.findings import KINDS
+from ..data_check.image_facts import COARSE
+from ..data_check.review import Looks, summarise_looks
 from ..model import ResNeXt, create
 from ..network.architectures import find_architecture
 from ..network.input_preprocessing import get_preprocessing, set_preprocessing
@@ -102,15 +105,23 @@ def look_through(
     console: Console,
     memory: Path | None = None,
 ) -> tuple[Listing, Listing | None]:
-    """The images that can be read; `memory` as of `leave_out_unreadable`."""
+    """The images that can be read; `memory` as of `leave_out_unreadable`.
+
+    What else is wrong with images that are looked through is told in a line, and stops nothing.
+    """
     options: dict[str, Any] = {"strict": chosen.strict, "limit": chosen.skip_limit, "console": console}
     options["memory"] = memory
-    training = leave_out_unreadable(training, "training", **options)
+    splits = {"train": training} if validation is None else {"train": training, "val": validation}
+    looks = {name: Looks(len(listing), sharpness=False) for name, listing in splits.items()}
+    training = leave_out_unreadable(training, "training", look=looks["train"], side=COARSE, **options)
     held = ", none to validate on"
     if validation is not None:
-        validation = leave_out_unreadable(validation, "validation", **options)
+        validation = leave_out_unreadable(validation, "validation", look=looks["val"], side=COARSE, **options)
         held = f", {len(validation)} to validate on"
     console.print(f"{len(training.classes)} classes, {len(training)} images to train on{held}.")
+    if counts := summarise_looks(splits, looks):
+        found = "; ".join(f"{KINDS[kind]}: {count}" for kind, count in counts.items())
+        console.print(f"Data check: {found}. `keras-resnext check` lists them.", markup=False, soft_wrap=True)
     return training, validation
 
 
