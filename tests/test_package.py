@@ -119,7 +119,7 @@ LAYERS = (
     {"model", "runtimes"},
     {"weights"},
     {"data", "network"},
-    {"digits", "labels", "preprocessing", "pytorch"},
+    {"digits", "labels", "preprocessing", "pytorch", "views"},
     {"figures"},
     {"files", "progress"},
     {"claims", "terminal"},

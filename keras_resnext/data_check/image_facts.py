@@ -95,7 +95,7 @@ def blur_of(pixels: np.ndarray, width: int = 9) -> float:
 
 
 def _kept(pixels: np.ndarray, width: int) -> float:
-    """Along the first axis. Two means of neighbouring windows differ in their ends alone: no mean has to be computed."""
+    """Along the first axis. Means of neighbouring windows differ in the ends alone: no mean has to be computed."""
     middle = width // 2
     before = np.abs(np.diff(pixels[middle : middle + len(pixels) - width + 1], axis=0))
     after = np.abs(pixels[width:] - pixels[:-width])  # times `width`
