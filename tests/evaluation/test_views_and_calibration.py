@@ -62,16 +62,16 @@ def read(data: Path, size: int) -> np.ndarray:
 def test_flip_is_the_mean_of_two(model: keras.Model, data: Path) -> None:
     images = read(data, SIZE)
     by_hand = (model.predict_on_batch(images) + model.predict_on_batch(images[:, :, ::-1])) / 2
-    found = open_classifier(model, tta="flip").scores(images)
+    found = open_classifier(model, resize=RESIZE, tta="flip").scores(images)
     np.testing.assert_allclose(found, by_hand, atol=1e-6)
     assert np.abs(found - model.predict_on_batch(images)).max() > 0.01
     listing = read_listing(data)
-    result = evaluate(model, data, tta="flip", batch_size=4)
+    result = evaluate(model, data, tta="flip", resize=RESIZE, batch_size=4)
     assert result.top1 == np.mean(by_hand.argmax(1) == listing.labels)
     assert result.loss == pytest.approx(np.mean(-np.log(by_hand[range(len(listing)), listing.labels])), rel=1e-5)
     assert result.facts()["tta"] == "flip"
     assert evaluate(model, data).facts()["tta"] is None
-    names = dict(next(iter(predict_images(model, listing.files, tta="flip")))[1])
+    names = dict(next(iter(predict_images(open_classifier(model, resize=RESIZE), listing.files, tta="flip")))[1])
     assert [names[str(i)] for i in range(CLASSES)] == pytest.approx(by_hand[0].tolist(), abs=1e-6)
 
 
@@ -81,10 +81,12 @@ def test_five_crops_are_corners_and_the_centre_that_one_crop_is(model: keras.Mod
     crops = [large[:, y : y + SIZE, x : x + SIZE] for y, x in places]
     assert (crops[-1] == read(data, SIZE)).all()
     by_hand = np.mean([model.predict_on_batch(crop) for crop in crops], axis=0)
-    classifier = open_classifier(model, tta="5crop")
+    classifier = open_classifier(model, resize=RESIZE, tta="5crop")
     assert classifier.read_size == (RESIZE, RESIZE)
     np.testing.assert_allclose(classifier.scores(large), by_hand, atol=1e-6)
-    assert evaluate(model, data, tta="5crop").top1 == np.mean(by_hand.argmax(1) == read_listing(data).labels)
+    assert evaluate(model, data, resize=RESIZE, tta="5crop").top1 == np.mean(
+        by_hand.argmax(1) == read_listing(data).labels
+    )
     with pytest.raises(ValueError, match=r"images must have shape \(n, 16, 16, 3\)"):
         classifier.scores(large[:, 1:])
 
@@ -111,8 +113,6 @@ def test_the_temperature_that_was_put_in_is_found(kind: str) -> None:
     assert found.temperature == pytest.approx(3, rel=0.03)
     assert found.loss_after < found.loss_before
     assert found.error_after < 0.02 < found.error_before
-    around = [find_temperature(sharp ** (1 / 1.0), labels, kind).loss_after for _ in range(1)]
-    assert around[0] == pytest.approx(found.loss_after, abs=1e-6)
     assert not found.at_limit
 
 
