@@ -11,6 +11,7 @@ from ..labels import match_classes
 from ..progress import Bar
 
 NEIGHBOURS = 10
+SURE = 0.7  # of the usual probability of a class, from which an image may be of it; 1 in the paper misses more
 TIMES = 2.0  # how much more probable another class must be than the label
 BLOCK = 1024  # images whose neighbours are looked for at the same time
 BATCH = 32
@@ -45,8 +46,8 @@ def neighbour_probabilities(features: np.ndarray, labels: np.ndarray, classes: i
 def find_doubtful(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images that are surely of another class than their label, by confident learning.
 
-    An image belongs to the most probable of the classes that it is at least as probable of as the images labelled so
-    are on average (Northcutt et al. 2021, "Confident Learning", equation 1). It is doubtful if that is not its label
+    An image belongs to the most probable of the classes that it is about as probable of (`SURE`) as the images labelled
+    so are on average (Northcutt et al. 2021, "Confident Learning", equation 1). It is doubtful if that is not its label
     and is more probable than the label by the factor `TIMES`.
 
     Args:
@@ -60,7 +61,7 @@ def find_doubtful(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.nda
     counts = np.bincount(labels, minlength=probabilities.shape[1])
     sums = np.bincount(labels, probabilities[rows, labels], minlength=probabilities.shape[1])
     usual = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
-    confident = np.where(probabilities >= usual, probabilities, -1)
+    confident = np.where(probabilities >= SURE * usual, probabilities, -1)
     seems = confident.argmax(1)
     own, best = probabilities[rows, labels], confident[rows, seems]
     found = np.flatnonzero((best > 0) & (seems != labels) & (best >= TIMES * own))

@@ -60,13 +60,19 @@ def patches(side: int) -> tuple[list[np.ndarray], list[str]]:
 
 
 def plant(
-    folder: Path, images: list[np.ndarray], labels: list[str], share: float, seed: int = 0, suffix: str = ".jpg"
+    folder: Path,
+    images: list[np.ndarray],
+    labels: list[str],
+    share: float,
+    seed: int = 0,
+    suffix: str = ".jpg",
+    kinds: tuple[str, ...] = FAULTS,
 ) -> Planted:
-    """Writes images into class folders of train and val, with faults in a share of them, as many of each kind."""
+    """Writes images into class folders of train and val, with faults in a share of them, as many of each of `kinds`."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(images)).tolist()
-    count = max(1, round(share * len(images) / len(FAULTS)))
-    faulty = dict(zip(order, [fault for fault in FAULTS for _ in range(count)], strict=False))
+    count = max(1, round(share * len(images) / len(kinds)))
+    faulty = dict(zip(order, [fault for fault in kinds for _ in range(count)], strict=False))
     names, faults = sorted(set(labels)), {}
     for number, i in enumerate(order):
         fault = faulty.get(i, "")
@@ -99,7 +105,7 @@ def compare(planted: Planted, report: DataReport) -> tuple[dict[str, tuple[int, 
         hits[fault][1] += 1
         hits[fault][0] += bool(found.get(path, set()) & FOUND_AS.get(fault, {fault}))
     alarms = Counter(min(kinds) for path, kinds in found.items() if path not in planted.faults)
-    return {fault: (a, b) for fault, (a, b) in hits.items()}, dict(alarms)
+    return {fault: (a, b) for fault, (a, b) in hits.items() if b}, dict(alarms)
 
 
 def _encoded(image: Image.Image, suffix: str) -> bytes:
