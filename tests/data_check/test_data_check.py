@@ -24,7 +24,9 @@ from tests.data_check.planted_faults import FAULTS, Planted, compare, patches, p
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     images, labels = patches(80)
-    kept = [i for i, image in enumerate(images) if image.mean(2).std() > 15 and image.max() > 128]  # sky is no image of anything
+    kept = [
+        i for i, image in enumerate(images) if image.mean(2).std() > 15 and image.max() > 128
+    ]  # sky is no image of anything
     return plant(tmp_path_factory.mktemp("planted"), [images[i] for i in kept], [labels[i] for i in kept], 0.08)
 
 
