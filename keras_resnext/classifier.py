@@ -98,6 +98,10 @@ class Classifier:
         """
         if self.tta is None or images.ndim != 4:
             return self.run(self.prepare(images))
+        if images.shape[1:3] != self.read_size:
+            raise ValueError(
+                f"images must have shape (n, {', '.join(map(str, self.read_size))}, 3); got {images.shape}"
+            )
         seen = [self.run(self.prepare(view)) for view in views_of(images, self.size, self.tta)]
         return np.mean(seen, axis=0, dtype="float32")
 

@@ -87,7 +87,7 @@ def test_five_crops_are_corners_and_the_centre_that_one_crop_is(model: keras.Mod
     assert evaluate(model, data, resize=RESIZE, tta="5crop").top1 == np.mean(
         by_hand.argmax(1) == read_listing(data).labels
     )
-    with pytest.raises(ValueError, match=r"images must have shape \(n, 16, 16, 3\)"):
+    with pytest.raises(ValueError, match=r"images must have shape \(n, 20, 20, 3\)"):
         classifier.scores(large[:, 1:])
 
 
