@@ -17,6 +17,7 @@ from .preprocessing import INTERPOLATIONS, Preprocessing, load_image, preprocess
 from .runtimes import KINDS, check_kind
 from .runtimes.exports import EXPORTS, Export, find_version
 from .runtimes.keras_model import Run, check_classifier, image_input, load_run, output_kind
+from .views import check_views, views_of
 from .weights.hub import fetch_from_hub
 from .weights.hub_config import known_labels
 
@@ -41,6 +42,7 @@ class Classifier:
             "raw": numbers as they are.
         labels: names of the classes, where they are known: given, recorded in a SavedModel, or in labels.txt beside.
         model: the Keras model behind it; None for an export.
+        tta: of `TTA`, the views of an image whose scores are averaged; None for the image alone.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Classifier:
     kind: str = "single"
     labels: tuple[str, ...] | None = None
     model: keras.Model | None = None
+    tta: str | None = None
 
     @property
     def resize(self) -> int:
@@ -68,15 +71,21 @@ class Classifier:
         """One name a class: the labels, else ImageNet's for 1000 classes, else the numbers."""
         return class_names(None if self.labels is None else list(self.labels), self.classes)
 
-    def read(self, image: bytes | ImagePath) -> np.ndarray:
-        """An image file, or its bytes, as the model sees it: uint8 (height, width, 3); errors as of `load_image`.
+    @property
+    def read_size(self) -> tuple[int, int]:
+        """Height and width of what `read` gives: `size`, and for crops the whole shorter side."""
+        more = self.resize - min(self.size) if self.tta == "5crop" else 0
+        return self.size[0] + more, self.size[1] + more
 
-        Of other than three channels: float32 (height, width, channels) in the file's units, as of `load_bands`.
+    def read(self, image: bytes | ImagePath) -> np.ndarray:
+        """An image file, or its bytes, as `scores` takes it: uint8 (*read_size, 3); errors as of `load_image`.
+
+        Of other than three channels: float32 (*read_size, channels) in the file's units, as of `load_bands`.
         """
         how = self.preprocessing
         if how.bands != 3:
-            return load_bands(image, self.size, how)
-        return load_image(image, self.size, resize=how.resize, interpolation=how.interpolation, exif=how.exif)
+            return load_bands(image, self.read_size, how)
+        return load_image(image, self.read_size, resize=how.resize, interpolation=how.interpolation, exif=how.exif)
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """Images (n, height, width, channels), RGB on 0..255, as `run` takes them, float32.
@@ -89,8 +98,18 @@ class Classifier:
         return np.asarray(preprocess_input(images.astype("float32"), self.preprocessing))
 
     def scores(self, images: np.ndarray) -> np.ndarray:
-        """Scores float32 (n, classes) of RGB images (n, height, width, 3) on 0..255; what they mean is `kind`."""
-        return self.run(self.prepare(images))
+        """Scores float32 (n, classes) of RGB images (n, *read_size, 3) on 0..255; what they mean is `kind`.
+
+        With `tta` they are the mean over the views, of probabilities or numbers.
+        """
+        if self.tta is None or images.ndim != 4:
+            return self.run(self.prepare(images))
+        if images.shape[1:3] != self.read_size:
+            raise ValueError(
+                f"images must have shape (n, {', '.join(map(str, self.read_size))}, 3); got {images.shape}"
+            )
+        seen = [self.run(self.prepare(view)) for view in views_of(images, self.size, self.tta)]
+        return np.mean(seen, axis=0, dtype="float32")
 
     def best(self, scores: np.ndarray, top: int = 5) -> list[tuple[str, float]]:
         """The `top` classes of one image by its scores (classes,): (name, score), best first."""
@@ -108,6 +127,7 @@ def open_classifier(
     labels: Sequence[str] | None = None,
     preprocessing: Given = None,
     kind: str | None = None,
+    tta: str | None = None,
 ) -> Classifier:
     """Opens a classifier in any format: a Keras model, whatever `load_model` takes, or an export of this package.
 
@@ -126,6 +146,9 @@ def open_classifier(
             scales its images inside, and replaces what it records.
         kind: what the scores mean, as in `Classifier`. Default: of a Keras model as its last layer says, of an export
             as it records. Behind linear scores "single" adds a softmax, "multi" a sigmoid, and "raw" nothing.
+        tta: test-time augmentation, which averages the scores of several views of each image: "flip", the image and its
+            mirror image; "5crop", its four corners and centre, of a square with sides of `resize` pixels (Krizhevsky et
+            al. 2012, section 4.1, without the mirror images).
 
     Raises:
         FileNotFoundError: there is nothing at the path.
@@ -139,6 +162,7 @@ def open_classifier(
     if interpolation not in (None, *INTERPOLATIONS):
         raise ValueError(f"interpolation={interpolation!r} must be one of {', '.join(INTERPOLATIONS)}")
     check_kind(kind)
+    check_views(tta)
     if isinstance(model, Classifier):
         found = replace(model, preprocessing=_replaced(model, preprocessing))
     elif isinstance(model, keras.Model):
@@ -160,7 +184,10 @@ def open_classifier(
         exif=found.preprocessing.exif if exif is None else exif,
     )
     known = found.labels if labels is None else tuple(class_names(labels, found.classes))
-    return replace(found, preprocessing=prepared, labels=known)
+    tta = tta or found.tta
+    if tta == "5crop" and prepared.resize <= min(found.size):
+        raise ValueError(f"tta='5crop' needs resize above {min(found.size)}, the image size; it is {prepared.resize}")
+    return replace(found, preprocessing=prepared, labels=known, tta=tta)
 
 
 def predict_images(
@@ -172,12 +199,13 @@ def predict_images(
     image_size: int | None = None,
     preprocessing: Given = None,
     kind: str | None = None,
+    tta: str | None = None,
     on_error: Callable[[ImagePath, Exception], None] | None = None,
 ) -> Iterator[tuple[ImagePath, list[tuple[str, float]]]]:
     """Classifies image files, a few at a time.
 
     Args:
-        model, labels, image_size, preprocessing, kind: as in `open_classifier`.
+        model, labels, image_size, preprocessing, kind, tta: as in `open_classifier`.
         images: paths.
         top: how many classes an image; fewer where the model has fewer.
         on_error: called with the path of an image that cannot be read, and why; the others are still classified.
@@ -190,7 +218,9 @@ def predict_images(
         FileNotFoundError: there is no such image.
         ValueError: an image that cannot be read; the others as in `open_classifier`.
     """
-    classifier = open_classifier(model, labels=labels, image_size=image_size, preprocessing=preprocessing, kind=kind)
+    classifier = open_classifier(
+        model, labels=labels, image_size=image_size, preprocessing=preprocessing, kind=kind, tta=tta
+    )
     for start in range(0, len(images), BATCH):
         pixels: dict[int, np.ndarray] = {}
         for i, path in enumerate(images[start : start + BATCH], start=start):

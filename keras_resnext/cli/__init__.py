@@ -11,7 +11,7 @@ import typer
 from .application import app, load_framework, message_of, tell
 
 # Imported in the order of the commands in --help.
-from . import training_commands, runs_command, evaluation_commands, explain_commands  # noqa: F401
+from . import check_command, training_commands, runs_command, evaluation_commands, explain_commands  # noqa: F401
 from . import records_commands, predict_command, model_commands, export_commands, serving_commands, benchmark_commands  # noqa: F401
 
 __all__ = ["app", "load_framework", "main", "run"]

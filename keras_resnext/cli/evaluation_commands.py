@@ -8,6 +8,7 @@ import typer
 
 from ..export.export_options import KIND, PREPROCESSING
 from ..terminal import PlainConsole, printable
+from ..views import TTA
 from .application import TRAINING, Classifier, app, load_framework, tell
 from .from_fields import from_fields
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from ..evaluation import Evaluation
 
 FILTERS = ("bilinear", "bicubic")
+VIEWS = {
+    "metavar": "flip|5crop",
+    "choices": tuple(TTA),
+    "help": "Average the scores of an image and its mirror image, or of four corners and the centre.",
+}
 SHOWN = 5  # confused pairs, skipped images
 LABELS = 20  # with more labels the table of each one's measures is left out
 KINDS = {
@@ -52,6 +58,15 @@ class EvaluateOptions:
         default=None,
         metadata={"help": "Of sigmoid outputs: the probability above which a label counts as yes; default 0.5."},
     )
+    tta: str | None = field(default=None, metadata=VIEWS)
+    calibrate: bool = field(
+        default=False,
+        metadata={"help": "Find the temperature of the best probabilities; written into calibrated.keras in --output."},
+    )
+    top_losses: int | None = field(
+        default=None, metadata={"min": 1, "help": "Draw the N images with the largest loss; needs --output."}
+    )
+    per_class: bool = field(default=False, metadata={"help": "Print precision, recall and F1 of every class."})
     limit: int | None = field(default=None, metadata={"min": 1, "help": "At most N images, evenly chosen."})
     strict: bool = field(default=False, metadata={"help": "Stop at the first unreadable image."})
     skip_limit: int | None = field(
@@ -79,10 +94,15 @@ def evaluate(
     named = "*" in data.name or str(data).startswith("tfds:")
     if not named and not data.exists():  # a mistyped path should not wait for a framework
         raise FileNotFoundError(f"data={str(data)!r}: there is no such file or folder")
+    if options.top_losses and not options.output:
+        raise ValueError(f"top_losses={options.top_losses} needs output, the folder for the images")
     load_framework()
     from ..evaluation import evaluate as run
+    from ..evaluation.temperature import CALIBRATED, check_not_replaced
     from ..labels import read_labels
 
+    if options.calibrate and options.output:
+        check_not_replaced(model, options.output)
     result = run(
         model,
         data,
@@ -94,6 +114,8 @@ def evaluate(
         exif=False if options.ignore_exif else None,
         preprocessing=options.preprocessing,
         kind=options.kind,
+        tta=options.tta,
+        calibrate=options.calibrate,
         threshold=options.threshold,
         limit=options.limit,
         strict=options.strict,
@@ -101,23 +123,32 @@ def evaluate(
         console=PlainConsole(stderr=True),
     )
     asked = result.classifier
+    averaged = {"averaged over": TTA[asked.tta]} if asked.tta else {}
     rows = {
         "model": asked.name,
         "run by": asked.runtime,
         "data": result.facts()["data"],
         "images": f"{result.n}, {asked.size[0]}x{asked.size[1]}, resized to {asked.resize} {asked.interpolation}",
         "gives": KINDS["binary" if asked.kind == "multi" and asked.classes == 1 else asked.kind],
+        **averaged,
         **_class_rows(result),
         "loss": f"{result.loss:.4f}",
         **_label_rows(result),
         **_number_rows(result),
+        **_calibration_rows(result),
         "rate": f"{result.n / result.seconds:.0f} images/s",
     }
+    if options.calibrate and asked.model is None:
+        tell("an export cannot be changed: calibrate the Keras model and export that")
+    elif options.calibrate:
+        rows["calibrated"] = str(options.output / CALIBRATED) if options.output else "give --output to write the model"
     if options.output:
-        rows["written"] = str(result.save(options.output))
+        rows["written"] = str(result.save(options.output, top_losses=options.top_losses or 0))
     for key, value in rows.items():
         print(f"{key:<20}{printable(value)}")
-    for line in _each_label(result):
+    for line in _each_class(result) if options.per_class else ():
+        print(f"{'class':<20}{printable(line)}")
+    for line in _each_label(result, all_of_them=options.per_class):
         print(f"{'label':<20}{printable(line)}")
     for true, predicted, count in result.confused[:SHOWN] if result.class_scores else ():
         pair = printable(f"{result.classes[true]} -> {result.classes[predicted]}")
@@ -132,8 +163,34 @@ def _class_rows(result: "Evaluation") -> dict[str, str]:
     if result.class_scores is None:
         return {}
     top5 = {"top-5": f"{result.top5:.2%}"} if len(result.classes) > 2 else {}
+    means = {"macro F1": _percent(result.class_scores.macro_f1)}
     error = {"calibration error": f"{result.calibration_error:.2%}"}
-    return {"top-1": f"{result.top1:.2%}", **top5, **error}
+    return {"top-1": f"{result.top1:.2%}", **top5, **means, **error}
+
+
+def _calibration_rows(result: "Evaluation") -> dict[str, str]:
+    found = result.calibration
+    if found is None:
+        return {}
+    limit = ", the limit: the data has too few mistakes to tell" if found.at_limit else ""
+    return {
+        "temperature": f"{found.temperature:.4f}{limit}",
+        "with it": f"loss {found.loss_before:.4f} -> {found.loss_after:.4f}, calibration error "
+        f"{found.error_before:.2%} -> {found.error_after:.2%}, on the images that it was found on",
+    }
+
+
+def _each_class(result: "Evaluation") -> list[str]:
+    found = result.class_scores
+    if found is None:
+        return []
+    measures = {"precision": found.precision, "recall": found.per_class, "F1": found.f1}
+    return [
+        f"{name}: {', '.join(f'{what} {_percent(values[i])}' for what, values in measures.items())}, "
+        f"{count} image{'s' * (count != 1)}"
+        for i, (name, count) in enumerate(zip(result.classes, found.confusion.sum(1).tolist(), strict=True))
+        if count or found.confusion[:, i].any()
+    ]
 
 
 def _label_rows(result: "Evaluation") -> dict[str, str]:
@@ -158,9 +215,9 @@ def _number_rows(result: "Evaluation") -> dict[str, str]:
     return {"MAE": f"{found.mae:.6g}", "RMSE": f"{found.rmse:.6g}", "R2": f"{found.r2:.4f}"}
 
 
-def _each_label(result: "Evaluation") -> list[str]:
+def _each_label(result: "Evaluation", all_of_them: bool = False) -> list[str]:
     found = result.label_scores
-    if found is None or not 1 < len(result.outputs) <= LABELS:
+    if found is None or len(result.outputs) < 2 or (len(result.outputs) > LABELS and not all_of_them):
         return []
     measures = {"AP": found.average_precision, "precision": found.precision, "recall": found.recall, "F1": found.f1}
     return [

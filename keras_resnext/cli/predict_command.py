@@ -13,7 +13,9 @@ from rich.table import Table
 
 from ..export.export_options import KIND, PREPROCESSING
 from ..terminal import PlainConsole, printable, printable_json
+from ..views import TTA
 from .application import MODELS, Classifier, app, format_score, load_framework, tell
+from .evaluation_commands import VIEWS
 from .from_fields import from_fields
 from .image_files import find_images
 
@@ -35,6 +37,10 @@ class PredictOptions:
     )
     preprocessing: str | None = field(default=None, metadata=PREPROCESSING)
     kind: str | None = field(default=None, metadata=KIND)
+    resize: int | None = field(
+        default=None, metadata={"min": 1, "help": "Shorter side before the centre crop; default the model's own."}
+    )
+    tta: str | None = field(default=None, metadata=VIEWS)
     json: bool = field(default=False, metadata={"help": "Print JSON: a list with one object an image."})
     csv: bool = field(default=False, metadata={"help": "Print CSV: image, rank, class, score."})
 
@@ -62,8 +68,16 @@ def predict(
 
     labels = read_labels(options.labels) if options.labels else None
     classifier = open_classifier(
-        model, image_size=options.image_size, labels=labels, preprocessing=options.preprocessing, kind=options.kind
+        model,
+        image_size=options.image_size,
+        resize=options.resize,
+        labels=labels,
+        preprocessing=options.preprocessing,
+        kind=options.kind,
+        tta=options.tta,
     )
+    if classifier.tta:
+        tell(f"scores are the mean over {TTA[classifier.tta]}")
     broken: list[Exception] = []
     found = predict_images(classifier, files, top=options.top, on_error=lambda _, error: broken.append(error))
     answers = [(str(path), ranking) for path, ranking in found]

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 
 from ..files import placed_whole
@@ -21,6 +21,10 @@ LARGEST_SHARE = 0.01  # of all images that may be skipped
 SHOWN = 5
 BLOCK = 1024  # images that wait for a thread at the same time
 
+# What else is done with an image once it is decoded: its index, the file's content, (width, height), and the image,
+# which of a JPEG may be smaller.
+Look = Callable[[int, bytes, tuple[int, int], Image.Image], None]
+
 
 def default_skip_limit(count: int) -> int:
     """How many of `count` images may be unreadable where nobody says: a hundredth, at least one."""
@@ -33,6 +37,8 @@ def find_unreadable(
     *,
     progress: Callable[[int], None] | None = None,
     bands: int = 3,
+    look: Look | None = None,
+    side: int = 1,
 ) -> dict[int, str]:
     """Decodes images on all processors, coarsely (JPEG at an eighth of its size): index and what is wrong.
 
@@ -41,13 +47,17 @@ def find_unreadable(
         indices: of the images to look at; default all.
         progress: called with the number of images looked at so far.
         bands: how many channels they are to have; of others than three all of each image is read.
+        look: called in the threads with each image that is decoded; what it raises counts as what is wrong.
+        side: pixels of the sides that a JPEG must keep.
     """
     places = range(len(listing)) if indices is None else [int(index) for index in indices]
     found = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets threads decode at the same time
         for start in range(0, len(places), BLOCK):
             block = places[start : start + BLOCK]
-            for index, problem in zip(block, pool.map(lambda i: _problem(listing, i, bands), block), strict=True):
+            for index, problem in zip(
+                block, pool.map(lambda i: _problem(listing, i, bands, look, side), block), strict=True
+            ):
                 if problem:
                     found[index] = problem
             if progress:
@@ -97,6 +107,8 @@ def leave_out_unreadable(
     console: Console,
     memory: Path | None = None,
     bands: int = 3,
+    look: Look | None = None,
+    side: int = 1,
 ) -> Listing:
     """`check_images` that shows its progress, and tells what it leaves out, on `console`.
 
@@ -107,7 +119,7 @@ def leave_out_unreadable(
         console: where to tell.
         memory: a JSON file of what was found, by the listing's fingerprint; images that are known from there are not
             looked through again.
-        bands: of `find_unreadable`.
+        bands, look, side: of `find_unreadable`; only images that are looked through are looked at.
     """
     known = {} if memory is None else _recall(memory)
     key = listing.fingerprint() + f" {bands}" * (bands != 3) if memory is not None else ""
@@ -116,7 +128,7 @@ def leave_out_unreadable(
         problems = {places[index]: str(reason) for index, reason in known[key].items()}
     else:
         with Bar(f"Checking the {name} images", len(listing), console, unit="images") as bar:
-            problems = find_unreadable(listing, progress=bar.update, bands=bands)
+            problems = find_unreadable(listing, progress=bar.update, bands=bands, look=look, side=side)
     kept, skipped = check_images(listing, strict=strict, limit=limit, problems=problems)
     if memory is not None and known.get(key) != {str(index): reason for index, reason in problems.items()}:
         memory.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +147,7 @@ def _recall(memory: Path) -> dict[str, dict[str, str]]:
         return {}
 
 
-def _problem(listing: Listing, index: int, bands: int) -> str:
+def _problem(listing: Listing, index: int, bands: int, look: Look | None, side: int) -> str:
     try:
         data = listing.read(index)
         if not data:
@@ -144,9 +156,12 @@ def _problem(listing: Listing, index: int, bands: int) -> str:
             read_bands(data, bands)
             return ""
         with open_image(data) as image:
-            image.draft("RGB", (1, 1))
+            size = image.size
+            image.draft("RGB", (side, side))
             image.load()
             check_depth(image)
+            if look:
+                look(index, data, size, image)
     except UnidentifiedImageError:
         return "it is not an image that Pillow reads"
     except Exception as error:  # Pillow's decoders raise anything at all on broken data

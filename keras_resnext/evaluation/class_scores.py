@@ -24,6 +24,7 @@ class ClassScores:
         loss: cross-entropy, mean of -ln p(true class), with p of at least 1e-7.
         confusion: int64 (classes, classes), images by true (row) and predicted (column) class.
         bins: float64 (15, 3), for each range of confidence how many images, their mean confidence and accuracy.
+        losses: float64 (n,), the cross-entropy of each image.
     """
 
     predictions: np.ndarray
@@ -33,12 +34,30 @@ class ClassScores:
     loss: float
     confusion: np.ndarray
     bins: np.ndarray
+    losses: np.ndarray
 
     @property
     def per_class(self) -> np.ndarray:
-        """float64 (classes,): top-1 accuracy on the images of each class; NaN for a class without any."""
+        """float64 (classes,): top-1 accuracy on the images of each class, its recall; NaN for a class without any."""
         with np.errstate(invalid="ignore"):
             return self.confusion.diagonal() / self.confusion.sum(1)
+
+    @property
+    def precision(self) -> np.ndarray:
+        """float64 (classes,): the share of right ones among those predicted as each class; NaN for none."""
+        with np.errstate(invalid="ignore"):
+            return self.confusion.diagonal() / self.confusion.sum(0)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """float64 (classes,): 2 TP / (2 TP + FP + FN); NaN for a class that neither occurs nor is predicted."""
+        with np.errstate(invalid="ignore"):
+            return 2 * self.confusion.diagonal() / (self.confusion.sum(0) + self.confusion.sum(1))
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean F1 over the classes that occur."""
+        return float(self.f1[self.confusion.sum(1) > 0].mean())
 
     @property
     def calibration_error(self) -> float:
@@ -55,6 +74,7 @@ class ClassScores:
         return {
             "top1": self.top1,
             "top5": self.top5,
+            "macro_f1": self.macro_f1,
             "calibration_error": self.calibration_error,
             "calibration_bins": self.bins.tolist(),
             "per_class": [None if np.isnan(share) else share for share in self.per_class.tolist()],
@@ -64,9 +84,10 @@ class ClassScores:
     def table(self, classes: tuple[str, ...]) -> list[list[Any]]:
         """Rows of per_class.csv, the first with the names of the columns."""
         images, predicted = self.confusion.sum(1).tolist(), self.confusion.sum(0).tolist()
-        rows: list[list[Any]] = [["class", "name", "images", "correct", "accuracy", "precision"]]
+        rows: list[list[Any]] = [["class", "name", "images", "correct", "accuracy", "precision", "f1"]]
         for i, (name, correct) in enumerate(zip(classes, self.confusion.diagonal().tolist(), strict=True)):
-            shares = [f"{correct / whole:.6f}" if whole else "" for whole in (images[i], predicted[i])]
+            pairs = ((correct, images[i]), (correct, predicted[i]), (2 * correct, images[i] + predicted[i]))
+            shares = [f"{part / whole:.6f}" if whole else "" for part, whole in pairs]
             rows.append([i, name, images[i], correct, *shares])
         return rows
 
@@ -95,12 +116,14 @@ def score_classes(summary: np.ndarray, targets: np.ndarray, classes: int) -> Cla
     """Measures what `summarise` kept against int64 (n,)."""
     predictions, confidences, ranks, likelihoods = summary
     predicted = predictions.astype("int64")
+    losses = -np.log(np.maximum(likelihoods, SMALLEST))
     return ClassScores(
         predictions=predicted,
         confidences=confidences.astype("float32"),
         top1=float(np.mean(ranks == 0)),
         top5=float(np.mean(ranks < 5)),
-        loss=float(np.mean(-np.log(np.maximum(likelihoods, SMALLEST)))),
+        loss=float(np.mean(losses)),
         confusion=confusion_matrix(targets, predicted, classes),
         bins=calibration_bins(confidences, predicted == targets),
+        losses=losses,
     )

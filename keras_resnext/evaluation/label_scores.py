@@ -128,8 +128,13 @@ def area_under_curve(scores: np.ndarray, truths: np.ndarray) -> float:
 
 def binary_cross_entropy(scores: np.ndarray, truths: np.ndarray) -> float:
     """Mean over images and labels of -ln p for what is true and -ln(1 - p) for what is not, (n, labels) each."""
+    return float(image_cross_entropy(scores, truths).mean())
+
+
+def image_cross_entropy(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
+    """The same of each image, float64 (n,)."""
     p = np.clip(scores.astype("float64"), SMALLEST, 1 - SMALLEST)
-    return float(-np.where(truths, np.log(p), np.log(1 - p)).mean())
+    return -np.where(truths, np.log(p), np.log(1 - p)).mean(1)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -19,6 +19,7 @@ from .class_scores import score_classes, summarise, summarise_binary
 from .label_scores import THRESHOLD, binary_cross_entropy, score_labels
 from .number_scores import score_numbers
 from .result import Evaluation
+from .temperature import find_temperature
 from .truths import fit_labels
 
 
@@ -34,6 +35,8 @@ def evaluate(
     exif: bool | None = None,
     preprocessing: Given = None,
     kind: str | None = None,
+    tta: str | None = None,
+    calibrate: bool = False,
     threshold: float | None = None,
     limit: int | None = None,
     strict: bool = False,
@@ -59,7 +62,8 @@ def evaluate(
         labels: names of the model's classes in order; default those that a SavedModel records, or that training wrote
             beside the model, labels.txt.
         batch_size: images at once.
-        image_size, resize, interpolation, exif, preprocessing, kind: as in `classifier.open_classifier`.
+        image_size, resize, interpolation, exif, preprocessing, kind, tta: as in `classifier.open_classifier`.
+        calibrate: also find the temperature (`temperature.calibrate`); all scores are kept in memory for it.
         threshold: above which the probability of a label counts as yes; default 0.5.
         limit: at most so many images, evenly chosen.
         strict: whether the first image that cannot be read is an error.
@@ -86,7 +90,10 @@ def evaluate(
         exif=exif,
         preprocessing=preprocessing,
         kind=kind,
+        tta=tta,
     )
+    if calibrate and classifier.kind == "raw":
+        raise ValueError(f"calibrate=True is for probabilities; model={classifier.name!r} gives numbers")
     if threshold is not None and classifier.kind != "multi":
         raise ValueError(f"threshold={threshold!r} is for sigmoid outputs; model={classifier.name!r} has none")
     bands = classifier.preprocessing.bands
@@ -102,11 +109,13 @@ def evaluate(
     skipped: list[tuple[str, str]] = []
     kept: list[int] = []
     parts: list[np.ndarray] = []
+    everything: list[np.ndarray] = []
     with Bar("Evaluating", len(listing), console or Console(quiet=True), unit="images") as bar:
         for indices, images in _batches(listing, classifier, batch_size, most, skipped):
             scores = classifier.scores(images)
             _check_scores(scores, [listing.name(i) for i in indices], classifier)
             kept += indices
+            everything += [scores] if calibrate else []
             # Of thousands of classes only what is needed stays in memory.
             parts.append(summarise(scores, listing.labels[indices]).T if classifier.kind == "single" else scores)
             bar.update(len(kept) + len(skipped))
@@ -121,6 +130,9 @@ def evaluate(
         images=seen,
         skipped=tuple(skipped),
         seconds=time.monotonic() - started,
+        calibration=(
+            find_temperature(np.concatenate(everything), listing.labels[kept], classifier.kind) if calibrate else None
+        ),
         **_MEASURES[classifier.kind](np.concatenate(parts), seen, THRESHOLD if threshold is None else threshold),
     )
 

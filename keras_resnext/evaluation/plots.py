@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..figures import figure_bytes, new_figure
+from ..figures import figure_bytes, new_figure, shorten
+from .metrics import most_confused
 
 PAIRS = 8
 EXAMPLES = 6
-NUMBERED, NAMED = 20, 60  # up to so many classes, counts fit into the cells and names onto the axes
+NUMBERED, NAMED = 20, 40  # up to so many classes, counts fit into the cells and names onto the axes
 RIGHT, WRONG, INK = "#2e7d32", "#c62828", "#37474f"
 MARGIN = 0.15  # inches
 
@@ -59,6 +60,47 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
                 axis.text(column, row, str(count), ha="center", va="center", color="white" if dark else INK,
                           fontsize=float(np.clip(150 / n, 7, 13)))  # fmt: skip
     return figure_bytes(figure, dpi=100 if n <= 100 else 200, margin=MARGIN)
+
+
+def draw_largest_confusions(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, bytes]:
+    """`confusion_largest.png` where a whole matrix cannot show names: the largest confusions, and their classes' part.
+
+    Args:
+        confusion: int (classes, classes).
+        classes: names.
+
+    Returns:
+        The PNG by its file's name; nothing where all classes are named in the whole matrix, or none is confused.
+    """
+    pairs = most_confused(confusion, NUMBERED)
+    if np.count_nonzero(confusion.sum(0) + confusion.sum(1)) <= NAMED or not pairs:
+        return {}
+    shown = list(dict.fromkeys(i for true, predicted, _ in pairs for i in (true, predicted)))[:NUMBERED]
+    figure = new_figure((17, 8.5))
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    places, counts = np.arange(len(pairs)), [count for *_, count in pairs]
+    shares = [count / max(int(confusion[true].sum()), 1) for true, _, count in pairs]
+    left.barh(places, counts, color="#90caf9")
+    left.set_yticks(
+        places, [f"{_short(classes[t])} → {_short(classes[p])}" for t, p, _ in pairs], fontsize=9, parse_math=False
+    )
+    for place, count, share in zip(places, counts, shares, strict=True):
+        left.text(count, place, f" {count}, {share:.0%}", va="center", fontsize=8, color=INK)
+    left.set(ylim=(len(pairs) - 0.4, -0.6), xlim=(0, max(counts) * 1.2), xlabel="images")
+    left.set_title("Largest confusions: images, and their share of the true class", color=INK, fontsize=11)
+    left.spines[["top", "right"]].set_visible(False)
+    part = confusion[np.ix_(shown, shown)]
+    right.imshow(np.ma.masked_equal(part, 0) ** 0.5, cmap="Blues", vmin=0, interpolation="nearest")
+    names = [_short(classes[i]) for i in shown]
+    right.set_xticks(range(len(shown)), names, fontsize=9, parse_math=False, rotation=90)
+    right.set_yticks(range(len(shown)), names, fontsize=9, parse_math=False)
+    for (row, column), count in np.ndenumerate(part):
+        if count:
+            dark = count > 0.3 * part.max()
+            right.text(column, row, str(count), ha="center", va="center", fontsize=8, color="white" if dark else INK)
+    right.set(xlabel="predicted class", ylabel="true class")
+    right.set_title(f"{len(shown)} of {len(classes)} classes, images of each pair", color=INK, fontsize=11)
+    return {"confusion_largest.png": figure_bytes(figure, margin=MARGIN)}
 
 
 def draw_calibration(bins: np.ndarray) -> bytes:
@@ -155,4 +197,4 @@ def draw_numbers(truths: np.ndarray, numbers: np.ndarray, names: Sequence[str], 
 
 
 def _short(name: str, most: int = 22) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+    return shorten(name, most)

@@ -5,8 +5,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,16 @@ import numpy as np
 
 from ..classifier import Classifier
 from ..data import Listing, describe
+from ..figures import contact_sheet
 from ..files import placed_whole
+from ..labels import LABELS
 from . import plots
 from .class_scores import ClassScores
-from .label_scores import LabelScores
+from .label_scores import LabelScores, image_cross_entropy
 from .number_scores import NumberScores
+from .temperature import CALIBRATED, Calibration, check_not_replaced, scaled_scores
+
+LINES = 6  # of an image with a large loss
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Evaluation:
         class_scores: measures of images that have one class each; else None.
         label_scores: measures of each label by itself, where each has a probability of its own; else None.
         number_scores: errors of numbers; else None.
+        calibration: the temperature of the best probabilities, if it was asked for.
     """
 
     classifier: Classifier
@@ -52,6 +57,7 @@ class Evaluation:
     class_scores: ClassScores | None = None
     label_scores: LabelScores | None = None
     number_scores: NumberScores | None = None
+    calibration: Calibration | None = None
 
     @property
     def n(self) -> int:
@@ -109,29 +115,66 @@ class Evaluation:
         return self._ranked.confused
 
     @property
+    def losses(self) -> np.ndarray:
+        """float64 (n,): the loss of each image, of which `loss` is the mean."""
+        if self.number_scores is not None:
+            return ((self._kept_scores - self.images.labels) ** 2).mean(1)
+        if self.label_scores is None:
+            return self._ranked.losses
+        truths = self.images.labels.reshape(self.n, -1) == 1
+        if truths.shape != self._kept_scores.shape:  # one class each of several labels
+            truths = self.images.labels[:, None] == np.arange(self._kept_scores.shape[1])
+        return image_cross_entropy(self._kept_scores, truths)
+
+    @property
+    def _kept_scores(self) -> np.ndarray:
+        assert self.scores is not None
+        return self.scores
+
+    @property
     def _ranked(self) -> ClassScores:
         if self.class_scores is None:
             held = "label_scores" if self.number_scores is None else "number_scores"
             raise ValueError(f"the data has {describe(self.images)}: there is no right class of each; see {held}")
         return self.class_scores
 
-    def save(self, directory: str | os.PathLike[str]) -> Path:
+    def save(self, directory: str | os.PathLike[str], *, top_losses: int = 0) -> Path:
         """Writes the results into a folder, made where it is missing: each file appears whole, replacing an older one.
 
         `evaluation.json`: everything as numbers. `predictions.csv`: each image. Of classes: `per_class.csv`,
         `confusion.csv`, tables of all classes; `confusion.png`, `calibration.png`, `confused_pairs.png` with examples:
-        the same to look at. Of labels: `per_label.csv` and `labels.png`. Of numbers: `numbers.png`.
+        the same to look at; of many classes also `confusion_largest.png`, of those that are confused most. Of labels:
+        `per_label.csv` and `labels.png`. Of numbers: `numbers.png`.
+
+        With a calibration, and a Keras model: `calibrated.keras`, the model with the temperature in its last weights,
+        and `labels.txt` where the names of its classes are known.
+
+        Args:
+            directory: the folder.
+            top_losses: how many images with the largest loss to draw into `top_losses.png`, and to list in
+                `top_losses.csv`.
 
         Raises:
             OSError: the disk refuses.
+            ValueError: the model that was evaluated is the folder's calibrated.keras, or its weights cannot take a
+                temperature.
         """
         folder = Path(directory)
+        check_not_replaced(self.classifier.name, folder)
         folder.mkdir(parents=True, exist_ok=True)
+        model = self.classifier.model
+        if self.calibration and model is not None:
+            with scaled_scores(model, self.calibration.temperature), placed_whole(folder / CALIBRATED) as aside:
+                model.save(aside)
+            if self.classifier.labels:
+                with placed_whole(folder / LABELS) as aside:
+                    aside.write_text("\n".join(self.classifier.labels) + "\n", encoding="utf-8")
         contents = {
             "predictions.csv": _csv(self._images()),
             **(self._class_files(self.class_scores) if self.class_scores else {}),
             **(self._label_files(self.label_scores) if self.label_scores else {}),
             **(self._number_files(self.number_scores) if self.number_scores else {}),
+            **(self._loss_files(top_losses) if top_losses else {}),
             "evaluation.json": (json.dumps(self.facts(), indent=2) + "\n").encode(),
         }
         for name, content in contents.items():
@@ -151,6 +194,7 @@ class Evaluation:
             "resize": asked.resize,
             "interpolation": asked.interpolation,
             "ignore_exif": not asked.preprocessing.exif,
+            "tta": asked.tta,
             "n": self.n,
             "loss": self.loss,
             "seconds": self.seconds,
@@ -158,6 +202,7 @@ class Evaluation:
             **({} if self.class_scores is None else self.class_scores.facts(self.classes)),
             **({} if self.label_scores is None else {"labels": self.label_scores.facts()}),
             **({} if self.number_scores is None else {"numbers": self.number_scores.facts()}),
+            **({} if self.calibration is None else {"calibration": asdict(self.calibration)}),
             "skipped": self.skipped,
         }
 
@@ -171,6 +216,7 @@ class Evaluation:
             "confusion.csv": _csv([["true \\ predicted", *self.classes], *matrix]),
             "per_class.csv": _csv(found.table(self.classes)),
             "confusion.png": plots.draw_confusion(found.confusion, self.classes),
+            **plots.draw_largest_confusions(found.confusion, self.classes),
             "calibration.png": plots.draw_calibration(found.bins),
             "confused_pairs.png": plots.draw_confused_pairs(pairs),
         }
@@ -184,6 +230,27 @@ class Evaluation:
     def _number_files(self, found: NumberScores) -> dict[str, bytes]:
         assert self.scores is not None
         return {"numbers.png": plots.draw_numbers(self.images.labels, self.scores, self.classes, found.mae)}
+
+    def _loss_files(self, count: int) -> dict[str, bytes]:
+        losses = self.losses
+        worst = np.argsort(-losses, kind="stable")[:count].tolist()
+        header, *rows = self._images()
+        columns = len(header) - len(self.outputs) * (self.scores is not None)  # without those of all scores
+        tiles: list[tuple[np.ndarray | None, list[str]]] = []
+        for i in worst:
+            said = [f"{name}: {value}" for name, value in zip(header[1:], rows[i][1:], strict=True)]
+            if self.class_scores:  # scores of labels are too many where there is a class
+                said = said[: columns - 1]
+            tiles.append((self._read(i), [f"loss {losses[i]:.4g}", Path(rows[i][0]).name, *said[:LINES]]))
+        table = [["loss", *header], *([f"{losses[i]:.6g}", *rows[i]] for i in worst)]
+        title = f"The {len(worst)} images with the largest loss of {self.n}"
+        return {"top_losses.csv": _csv(table), "top_losses.png": contact_sheet(tiles, title)}
+
+    def _read(self, i: int) -> np.ndarray | None:
+        try:
+            return self.classifier.read(self.images.read(i))
+        except (ValueError, OSError):  # the file may be gone meanwhile
+            return None
 
     def _images(self) -> Iterator[list[Any]]:
         """Rows of predictions.csv, the first with the names of the columns."""
@@ -213,8 +280,8 @@ class Evaluation:
         """Images of one class taken for the other, as the model sees them, with its confidence, surest first."""
         members = np.flatnonzero((self.images.labels == true) & (self.predictions == predicted))
         for i in members[np.argsort(-self.confidences[members], kind="stable")][: plots.EXAMPLES].tolist():
-            with suppress(ValueError, OSError):  # the file may be gone meanwhile
-                yield self.classifier.read(self.images.read(i)), float(self.confidences[i])
+            if (pixels := self._read(i)) is not None:
+                yield pixels, float(self.confidences[i])
 
 
 def _csv(rows: Sequence[Sequence[Any]] | Iterator[Sequence[Any]]) -> bytes:

@@ -83,13 +83,30 @@ def extract_features(
             load_image(path, size, resize=how.resize, interpolation=how.interpolation, exif=how.exif)
             for path in files[start : start + batch_size]
         ]
-        images = ops.convert_to_tensor(preprocess_input(np.stack(pixels), how))
-        if chosen is None:
-            features = run(model, images, {})
-        else:
-            seen = Recorder(chosen, of_input=layer is None)
-            run(model, images, {chosen: seen})
-            features = seen.tensor
-        array = as_float64(features)
-        rows.append((array.mean(axis=(1, 2)) if array.ndim == 4 else array).astype("float32"))
+        rows.append(_features(model, preprocess_input(np.stack(pixels), how), chosen, of_input=layer is None))
     return np.concatenate(rows)
+
+
+def features_of(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """What the head takes, as in `extract_features`, float32 (n, channels).
+
+    Args:
+        model: of images, with a head or without.
+        images: (n, height, width, 3), prepared as the model takes them.
+
+    Raises:
+        ValueError: images of another shape, or a model whose features cannot be told.
+    """
+    return _features(model, check_batch(model, images), find_head(model), of_input=True)
+
+
+def _features(model: keras.Model, images: np.ndarray, chosen: Any, of_input: bool) -> np.ndarray:
+    tensor = ops.convert_to_tensor(images)
+    if chosen is None:
+        features = run(model, tensor, {})
+    else:
+        seen = Recorder(chosen, of_input=of_input)
+        run(model, tensor, {chosen: seen})
+        features = seen.tensor
+    array = as_float64(features)
+    return (array.mean(axis=(1, 2)) if array.ndim == 4 else array).astype("float32")

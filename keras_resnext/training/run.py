@@ -172,8 +172,8 @@ def train(
         tracker = Tracker(told.track, folder, record.facts, known.get(told.track))
         record.change(tracking={**known, told.track: tracker.identity})
         session.observers += [tracker.add_row]
-    if told.after_epoch:
-        session.observers += [lambda _: told.after_epoch(session.history)]
+    if after_epoch := told.after_epoch:
+        session.observers += [lambda _: after_epoch(session.history)]
     how = "compiled" if run["xla"] else "not compiled"
     console.print(f"{run['device']}, {run['policy']}, step {how} by XLA.", soft_wrap=True)
     held_out = None

@@ -26,6 +26,9 @@ from ..data import (
     split_listing,
     training_batches,
 )
+from ..data_check.findings import KINDS
+from ..data_check.image_facts import COARSE
+from ..data_check.review import Looks, summarise_looks
 from ..model import ResNeXt, create
 from ..multichannel import read_bands
 from ..network.architectures import find_architecture
@@ -136,13 +139,18 @@ def look_through(
     memory: Path | None = None,
     channels: int = 3,
 ) -> tuple[Listing, Listing | None]:
-    """The images that can be read; `memory` as of `leave_out_unreadable`, `channels` as its `bands`."""
+    """The images that can be read; `memory` as of `leave_out_unreadable`, `channels` as its `bands`.
+
+    What else is wrong with RGB images that are looked through is told in a line, and stops nothing.
+    """
     options: dict[str, Any] = {"strict": chosen.strict, "limit": chosen.skip_limit, "console": console}
-    options |= {"memory": memory, "bands": channels}
-    training = leave_out_unreadable(training, "training", **options)
+    options |= {"memory": memory, "bands": channels, "side": COARSE}
+    splits = {"train": training} if validation is None else {"train": training, "val": validation}
+    looks = {name: Looks(len(each), sharpness=False) for name, each in splits.items()} if channels == 3 else {}
+    training = leave_out_unreadable(training, "training", look=looks.get("train"), **options)
     held = ", none to validate on"
     if validation is not None:
-        validation = leave_out_unreadable(validation, "validation", **options)
+        validation = leave_out_unreadable(validation, "validation", look=looks.get("val"), **options)
         held = f", {len(validation)} to validate on"
     noun = "classes" if training.kind == "single" else "labels"
     console.print(f"{len(training.classes)} {noun}, {len(training)} images to train on{held}.")
@@ -151,6 +159,9 @@ def look_through(
     if absent := [name for name, count in zip(training.classes, training.counts(), strict=True) if not count]:
         shown = printable(", ".join(absent[:5])) + ", …" * (len(absent) > 5)
         console.print(f"No image to train on has {len(absent)} of the {noun}: {shown}.", markup=False, soft_wrap=True)
+    if looks and (counts := summarise_looks(splits, looks)):
+        found = "; ".join(f"{KINDS[kind]}: {count}" for kind, count in counts.items())
+        console.print(f"Data check: {found}. `keras-resnext check` lists them.", markup=False, soft_wrap=True)
     return training, validation
 
 
