@@ -247,15 +247,9 @@ def _open_keras(
             f"{preprocessing.bands}; give preprocessing=FILE, JSON with mean and std of each channel"
         )
     return Classifier(
-        name=model.name,
-        runtime=f"Keras on {keras.backend.backend()}",
-        run=load_run(model, kind),
-        classes=classes,
-        size=size,
-        preprocessing=preprocessing,
-        kind=kind,
-        model=model,
-    )
+        name=model.name, runtime=f"Keras on {keras.backend.backend()}", run=load_run(model, kind), classes=classes,
+        size=size, preprocessing=preprocessing, kind=kind, model=model,
+    )  # fmt: skip
 
 
 def _open_path(path: ImagePath, image_size: int | tuple[int, int] | None, given: Given, kind: str | None) -> Classifier:
@@ -300,12 +294,6 @@ def _of_export(path: Path, export: Export) -> Classifier:
     if kind not in KINDS:
         raise ValueError(f"model={str(path)!r} records kind={kind!r}; it must be one of {', '.join(KINDS)}")
     return Classifier(
-        name=str(path),
-        runtime=export.runtime,
-        run=export.run,
-        classes=export.classes,
-        size=export.size,
-        preprocessing=preprocessing,
-        kind=kind,
-        labels=export.labels,
-    )
+        name=str(path), runtime=export.runtime, run=export.run, classes=export.classes, size=export.size,
+        preprocessing=preprocessing, kind=kind, labels=export.labels,
+    )  # fmt: skip

@@ -12,7 +12,7 @@ import typer
 
 from ..data.augmentation import Augmentation
 from ..terminal import PlainConsole, printable
-from ..training.recipes import Recipe
+from ..training.recipe import Recipe
 from ..training.tasks import TITLES
 from ..training.train_options import (
     ImageOptions,
@@ -56,6 +56,7 @@ def train(
     from ..network.input_preprocessing import get_preprocessing, set_preprocessing
     from ..training import distribution
     from ..training import train as run
+    from ..training.distillation import find_teacher
     from ..training.found import set_aside, settle
     from ..training.run import check_backend
     from ..training.search import check_search, search
@@ -65,7 +66,6 @@ def train(
         choose_recipe,
         draw_plans,
         find_images,
-        find_teacher,
         look_through,
         measure_channels,
     )

@@ -27,7 +27,7 @@ from ..weights.keras_models import load_keras_model
 from .distribution import devices, has_gpu
 from .memory import available_memory
 from .rate_finder import as_it_was
-from .recipes import Recipe
+from .recipe import Recipe
 from .step import compile_model, kind_of, on_logits
 
 MOST = 8192  # up to which the linear rule for learning rates was shown to hold (arXiv 1706.02677)

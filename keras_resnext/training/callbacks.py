@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from ..progress import Bar
-from .state import TrainingDivergedError
+from .state import SavedState, TrainingDivergedError
 
 
 class MovingAverage(keras.callbacks.Callback):
@@ -32,7 +32,11 @@ class MovingAverage(keras.callbacks.Callback):
         self.every = int(min(32, max(1, length // 8)))
         self.share = min(1.0, self.every / max(length, 1))
         self.first_step, self.step = first_step, step
-        self.weights = [keras.Variable(weight, trainable=False, name=weight.name) for weight in model.weights]
+        self.weights = [
+            # A copy: JAX gives the memory of the weights away to the step that updates them.
+            keras.Variable(ops.copy(weight), trainable=False, name=weight.name)
+            for weight in model.weights
+        ]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.step += 1
@@ -131,3 +135,23 @@ class ProgressBar(keras.callbacks.Callback):
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         of = f"/{steps}" if (steps := (self.params or {}).get("steps")) else ""
         self.bar.note(f"epoch {self.epoch + 1}/{self.epochs}  validating, batch {batch + 1}{of}")
+
+
+class RestoreMetrics(keras.callbacks.Callback):
+    """In the epoch that is resumed, the metrics go on counting where they were.
+
+    They exist from the first step on, and are sums: what was saved is added then.
+    """
+
+    def __init__(self, saved: SavedState) -> None:
+        super().__init__()
+        self.saved: SavedState | None = saved
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.saved is not None and self.saved.state["inside"]:
+            now = self.model.metrics_variables
+            counted = [ops.convert_to_numpy(variable) for variable in now]
+            self.saved.restore("metrics", now)
+            for variable, count in zip(now, counted, strict=True):
+                variable.assign_add(count)
+        self.saved = None

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from .recipes import Recipe
+from .recipe import Recipe
 
 # What a run is resumed by the same of.
 COMPARED = ("arguments", "recipe", "seed", "data", "backend", "policy", "validation_size")

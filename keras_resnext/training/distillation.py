@@ -1,5 +1,6 @@
 """Distillation: a network learns from a teacher's scores beside the labels (Hinton et al., arXiv 1503.02531)."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,11 +10,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..classifier import Classifier
+from ..classifier import Classifier, open_classifier
 from ..network.input_preprocessing import get_preprocessing
 from ..preprocessing import Preprocessing, preprocess_input
 from .record import digest
 from .step import gives_logits
+from .train_options import TeacherOptions
 
 Tensor = Any
 
@@ -109,6 +111,28 @@ class Distillation:
             yield
         finally:
             del model.compute_loss  # the class's own is in force again
+
+
+def find_teacher(chosen: TeacherOptions, classes: Sequence[str]) -> Distillation | None:
+    """The teacher that was asked for, with the same classes as the images.
+
+    Raises:
+        ValueError: other classes, no Keras model of one class an image, or numbers without a teacher.
+    """
+    numbers = {"weight": chosen.distill_weight, "temperature": chosen.temperature}
+    if chosen.teacher is None:
+        for name, value in vars(chosen).items():
+            if value is not None:
+                raise ValueError(f"{name}={value!r} needs teacher, a model to learn from")
+        return None
+    try:
+        teacher = open_classifier(chosen.teacher, preprocessing=chosen.teacher_preprocessing)
+    except ValueError as error:
+        text = re.sub(r"(?<!\w)(MODEL|model)=", "teacher=", str(error))
+        raise ValueError(re.sub(r"(?<!\w)preprocessing=", "teacher_preprocessing=", text)) from error
+    made = Distillation(teacher, **{name: value for name, value in numbers.items() if value is not None})
+    find_order(teacher, classes)
+    return made
 
 
 def find_order(teacher: Classifier, classes: Sequence[str]) -> np.ndarray:

@@ -15,7 +15,7 @@ from .batch_fit import fit_batch
 from .distillation import Distillation
 from .distribution import has_gpu
 from .rate_finder import find_rate
-from .recipes import Recipe
+from .recipe import Recipe
 from .run_folder import CHECKPOINT, RUN
 from .train_options import RunOptions
 

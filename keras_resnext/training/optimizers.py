@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from .recipes import SCHEDULES, Recipe
+from .recipe import SCHEDULES, Recipe
 
 Tensor = Any
 

@@ -19,7 +19,7 @@ from ..network.input_preprocessing import get_preprocessing
 from ..progress import Bar
 from . import distribution
 from .class_weights import weights_of
-from .recipes import Recipe
+from .recipe import Recipe
 from .step import compile_model, kind_of, on_logits
 from .train_options import RunOptions
 

@@ -19,7 +19,7 @@ import numpy as np
 from ..data import Listing
 from . import distribution
 from .continuation import check_same, continued, is_lengthened
-from .recipes import Recipe
+from .recipe import Recipe
 from .run_folder import CHECKPOINT, FAILED, FINISHED, INTERRUPTED, RUN, RUNNING, STOPPED_EARLY, write
 from .state import SavedState
 from .step import compiles_by_xla

@@ -23,7 +23,7 @@ from .continuation import describe_lengthening
 from .distillation import Distillation
 from .failures import explain_failure
 from .mistakes import draw_mistakes, find_mistakes
-from .recipes import Recipe
+from .recipe import Recipe
 from .record import RunRecord, describe_run, find_changes, find_checkpoint, recall
 from .run_folder import BOARD, LABELS, LAST, MISTAKES, write
 from .session import Session

@@ -15,3 +15,10 @@ def write(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
     with placed_whole(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def write_history(path: Path, history: list[dict[str, float]]) -> None:
+    """One line an epoch, as CSV."""
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    lines = [",".join(columns), *(",".join(f"{row.get(name, '')}" for name in columns) for row in history)]
+    write(path, "\n".join(lines) + "\n")

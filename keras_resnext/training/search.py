@@ -16,7 +16,7 @@ from ..data import Listing
 from ..data.augmentation import Augmentation
 from ..figures import new_figure, save_figure
 from .distillation import Distillation
-from .recipes import Recipe
+from .recipe import Recipe
 from .run import train
 from .run_folder import write
 from .state import TrainingDivergedError

@@ -16,10 +16,10 @@ from ..loading import BEST
 from ..progress import Bar
 from ..weights.keras_files import save_keras
 from . import distribution
-from .callbacks import Guard, MovingAverage, ProgressBar
+from .callbacks import Guard, MovingAverage, ProgressBar, RestoreMetrics
 from .curves import draw_history
-from .recipes import Recipe
-from .run_folder import CHECKPOINT, CURVES, HISTORY, LAST, write
+from .recipe import Recipe
+from .run_folder import CHECKPOINT, CURVES, HISTORY, LAST, write_history
 from .state import SavedState, TrainingDivergedError, find_not_finite, save_state
 from .step import PLAIN, activated, compile_model, ending, is_binary, kind_of
 from .tasks import TASKS
@@ -155,7 +155,7 @@ class Session:
         guard = self.guard = Guard(steps, lambda step: self._save(step, head, guard), self._is_due, self._describe)
         watchers = [bar, *([self.average] if self.average else []), guard]
         if self.saved is not None:
-            watchers.insert(0, _RestoreMetrics(self.saved))
+            watchers.insert(0, RestoreMetrics(self.saved))
         with guard.listening():
             done = self.model.fit(
                 batches(steps),
@@ -264,26 +264,6 @@ class Session:
         )
 
 
-class _RestoreMetrics(keras.callbacks.Callback):
-    """In the epoch that is resumed, the metrics go on counting where they were.
-
-    They exist from the first step on, and are sums: what was saved is added then.
-    """
-
-    def __init__(self, saved: SavedState) -> None:
-        super().__init__()
-        self.saved: SavedState | None = saved
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self.saved is not None and self.saved.state["inside"]:
-            now = self.model.metrics_variables
-            counted = [ops.convert_to_numpy(variable) for variable in now]
-            self.saved.restore("metrics", now)
-            for variable, count in zip(now, counted, strict=True):
-                variable.assign_add(count)
-        self.saved = None
-
-
 @contextmanager
 def _bare(model: keras.Model) -> Iterator[None]:
     """Without what compiling added: a file of the model alone is a third as large, and loads without this module."""
@@ -302,10 +282,3 @@ def describe_state(folder: Path) -> str:
 
 def _leaves(model: keras.Model) -> list[keras.layers.Layer]:
     return [layer for layer in model._flatten_layers(include_self=False) if not isinstance(layer, keras.Model)]
-
-
-def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """One line an epoch, as CSV."""
-    columns = list(dict.fromkeys(name for row in history for name in row))
-    lines = [",".join(columns), *(",".join(f"{row.get(name, '')}" for name in columns) for row in history)]
-    write(path, "\n".join(lines) + "\n")

@@ -1,8 +1,7 @@
 """From the command line's words to what `training.train` takes."""
 
 import inspect
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from ..classifier import open_classifier
 from ..data import (
     Groups,
     Listing,
@@ -36,12 +34,12 @@ from ..network.input_preprocessing import get_preprocessing, set_preprocessing
 from ..preprocessing import Preprocessing
 from ..terminal import printable
 from .curves import as_rgb, draw_batch, draw_schedule
-from .distillation import Distillation, find_order
 from .distribution import has_gpu
 from .optimizers import make_schedule
-from .recipes import Recipe, find_recipe
+from .recipe import Recipe
+from .recipes import find_recipe
 from .tasks import TASKS
-from .train_options import ImageOptions, NetworkOptions, TeacherOptions
+from .train_options import ImageOptions, NetworkOptions
 
 HELD_OUT = 0.1
 MEASURED = 256  # images, of which the mean of each channel is taken
@@ -228,28 +226,6 @@ def build_model(
         shorter = int(known.size / recipe.test_crop) if known.size >= 64 else known.size
         set_preprocessing(model, replace(known, resize=shorter, interpolation=recipe.augmentation.interpolation))
     return model, recipe
-
-
-def find_teacher(chosen: TeacherOptions, classes: Sequence[str]) -> Distillation | None:
-    """The teacher that was asked for, with the same classes as the images.
-
-    Raises:
-        ValueError: other classes, no Keras model of one class an image, or numbers without a teacher.
-    """
-    numbers = {"weight": chosen.distill_weight, "temperature": chosen.temperature}
-    if chosen.teacher is None:
-        for name, value in vars(chosen).items():
-            if value is not None:
-                raise ValueError(f"{name}={value!r} needs teacher, a model to learn from")
-        return None
-    try:
-        teacher = open_classifier(chosen.teacher, preprocessing=chosen.teacher_preprocessing)
-    except ValueError as error:
-        text = re.sub(r"(?<!\w)(MODEL|model)=", "teacher=", str(error))
-        raise ValueError(re.sub(r"(?<!\w)preprocessing=", "teacher_preprocessing=", text)) from error
-    made = Distillation(teacher, **{name: value for name, value in numbers.items() if value is not None})
-    find_order(teacher, classes)
-    return made
 
 
 def measure_channels(model: keras.Model, training: Listing, console: Console) -> None:

@@ -12,7 +12,7 @@ from . import distribution
 from .label_metrics import MeanAveragePrecision, MicroF1, label_accuracy
 from .losses import GAMMA, BinaryCrossEntropy, CrossEntropy
 from .optimizers import make_optimizer
-from .recipes import Recipe
+from .recipe import Recipe
 from .tasks import TASKS
 
 PLAIN = "plain_loss"  # the loss without smoothing and weights, by which epochs are compared

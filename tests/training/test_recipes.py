@@ -7,7 +7,8 @@ import torch
 
 from keras_resnext.training.losses import CrossEntropy
 from keras_resnext.training.optimizers import SGD, Schedule, make_schedule
-from keras_resnext.training.recipes import RECIPES, Recipe, find_recipe
+from keras_resnext.training.recipe import Recipe
+from keras_resnext.training.recipes import RECIPES, find_recipe
 
 
 def test_sgd_is_pytorchs():
