@@ -149,7 +149,7 @@ def test_the_job_s_manifest_says_what_the_command_reads(monkeypatch):
     with pytest.raises(ValueError, match=r"process=9 must lie in 0\.\.3, for processes=4"):
         distribution.join()
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == 4
-    assert context.params["batch_size"] % 4 == 0
+    assert int(context.params["batch_size"]) % 4 == 0
     # process 0 is found by the name of its pod in the service
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
     first = f"{job['metadata']['name']}-0.{pod['spec']['subdomain']}"
