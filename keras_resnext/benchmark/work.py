@@ -175,4 +175,4 @@ CONTENDERS: dict[str, Contender] = {
 def needs(name: str) -> tuple[str, ...]:
     """The packages that a contender takes, those of its file included."""
     contender = CONTENDERS[name]
-    return (*contender.needs, *(FILES[contender.file][1] if contender.file else ()))
+    return tuple(dict.fromkeys((*contender.needs, *(FILES[contender.file][1] if contender.file else ()))))
