@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from .preprocessing import FILTERS, MAX_RESIZED, Preprocessing, open_image, resize_shorter_side, to_rgb
+from .preprocessing import FILTERS, MAX_RESIZED, Preprocessing, image_errors, open_image, resize_shorter_side, to_rgb
 
 Source = str | os.PathLike[str] | bytes
 
@@ -37,21 +37,9 @@ def read_bands(source: Source, bands: int, *, exif: bool = True) -> np.ndarray:
         ValueError: no image, a broken or a huge one, values that are no numbers, or another number of channels.
     """
     name = "bytes" if isinstance(source, bytes) else repr(os.fspath(source))
-    try:
+    with image_errors(name):
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         values = _find_reader(data, bands)(data, bands, exif)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"image={name}: there is no such file") from None
-    except IsADirectoryError:
-        raise ValueError(f"image={name} is a folder, not an image") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"image={name} is not an image that Pillow reads") from None
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"image={name} is too large: {error}") from None
-    except ImportError:
-        raise
-    except Exception as error:  # decoders raise anything at all on broken data
-        raise ValueError(f"image={name} is broken: {' '.join(str(error).split())}") from None
     values = values[..., None] if values.ndim == 2 else values
     if values.ndim != 3 or 0 in values.shape or values.dtype.kind not in _KINDS:
         raise ValueError(f"image={name} must be (height, width, channels) of numbers; it is {_describe(values)}")

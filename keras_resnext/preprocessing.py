@@ -225,6 +225,31 @@ def check_depth(image: Image.Image) -> None:
         raise ValueError(f"its values have 32 bits (Pillow's mode {image.mode}); 8 or 16 bits are expected")
 
 
+@contextmanager
+def image_errors(name: str) -> Iterator[None]:
+    """What goes wrong inside while the image called `name` is read, said in a sentence with its name.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: a library is missing.
+        ValueError: anything else.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"image={name}: there is no such file") from None
+    except IsADirectoryError:
+        raise ValueError(f"image={name} is a folder, not an image") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"image={name} is not an image that Pillow reads") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"image={name} is too large: {error}") from None
+    except ImportError:
+        raise
+    except Exception as error:  # decoders raise anything at all on broken data
+        raise ValueError(f"image={name} is broken: {' '.join(str(error).split())}") from None
+
+
 def load_image(
     source: str | os.PathLike[str] | bytes,
     size: int | tuple[int, int] = 224,
@@ -252,19 +277,8 @@ def load_image(
     """
     height, width = (size, size) if isinstance(size, int) else size
     name = "bytes" if isinstance(source, bytes) else repr(os.fspath(source))
-    try:
-        with open_image(source) as image:
-            rgb = to_rgb(image, exif)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"image={name}: there is no such file") from None
-    except IsADirectoryError:
-        raise ValueError(f"image={name} is a folder, not an image") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"image={name} is not an image that Pillow reads") from None
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"image={name} is too large: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on broken data
-        raise ValueError(f"image={name} is broken: {error}") from None
+    with image_errors(name), open_image(source) as image:
+        rgb = to_rgb(image, exif)
     resize = resize or Preprocessing().resize_for(min(height, width))
     if (largest := resize**2 * max(rgb.size) // min(rgb.size)) > MAX_RESIZED:
         raise ValueError(f"image={name} is too narrow: resized it would have {largest} pixels, more than {MAX_RESIZED}")

@@ -5,7 +5,7 @@ python -m tools.compare_training [--epochs 20] [--output FILE]
 Sets: digits; crops of photographs, one class a photograph; digits in fours, with up to four labels an image; digits
 with one class cut to a fiftieth, without and with balanced training. timm's side is what its train.py does when it is
 told nothing but the epochs, the batch and the size of the images: SGD with Nesterov's momentum, a cosine with five
-epochs of warm-up, smoothing 0.1, its augmentation. Printed are the best epoch's score, the recall of the rare class, and
+epochs of warm-up, smoothing 0.1, its augmentation. Printed are the best epoch's score, the recall of the rare class and
 the median seconds an epoch.
 """
 
