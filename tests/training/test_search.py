@@ -86,7 +86,7 @@ def test_strength_is_a_scale_of_the_variations():
 
 
 def test_the_command_that_trains_with_the_best(digits, tmp_path, capsys, monkeypatch):
-    found = module.SearchResult({"learning_rate": 0.2, "color_jitter": (0.1, 0.1, 0.1, 0.0)}, 0.9, [])
+    found = module.SearchResult({"learning_rate": 0.2, "color_jitter": (0.1, 0.1, 0.1, 0.0)}, 0.9, "top1", [])
     monkeypatch.setattr(module, "search", lambda *_: found)
     given = ["train", str(digits), "--output", str(tmp_path), *SMALL, "--lr", "0.1", "--strict"]
     with pytest.raises(SystemExit) as end:
