@@ -160,7 +160,7 @@ def _option(field: "Field[Any]", hint: Any, optional: bool) -> Option:
     if default in ((), {}):
         default = None
     names = [flag, *told.get("also", ())]
-    if kind is bool and (default is not False or optional):
+    if kind is bool and field.default is not False:  # else there is nothing to switch off
         names = [f"{flag}/--no-{flag.removeprefix('--')}"]
     info = typer.Option(
         *names, help=told["help"], rich_help_panel=told.get("panel"), metavar=told.get("metavar", METAVARS.get(kind)),

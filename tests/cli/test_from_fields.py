@@ -118,7 +118,7 @@ def test_messages_in_options(message, expected):
 
 @pytest.mark.parametrize("owner", [Recipe, Augmentation, RunOptions, ServeOptions, Work, Options])
 def test_metadata_is_spelled_right(owner):
-    known = {"help", "panel", "name", "metavar", "min", "max", "choices", "envvar", "unit", "type", "read"}
+    known = {"help", "panel", "name", "metavar", "min", "max", "choices", "envvar", "unit", "type", "read", "also"}
     for each in owner.__dataclass_fields__.values():
         assert set(each.metadata) <= known
         assert not each.metadata or each.metadata["help"].endswith(".")
