@@ -82,6 +82,10 @@ def evaluate(
             raise ValueError(f"{name}={value!r} must be a positive integer")
     if threshold is not None and not (isinstance(threshold, int | float) and 0 < threshold < 1):
         raise ValueError(f"threshold={threshold!r} must lie between 0 and 1")
+    # What is no data needs no model. Of arrays it is known after that whether they are what the model takes.
+    listing = data if isinstance(data, Listing) else _read_validation(data, arrays=True)
+    if not len(listing):
+        raise ValueError("data holds no images")
     classifier = open_classifier(
         model,
         image_size=image_size,
@@ -96,10 +100,9 @@ def evaluate(
         raise ValueError(f"calibrate=True is for probabilities; model={classifier.name!r} gives numbers")
     if threshold is not None and classifier.kind != "multi":
         raise ValueError(f"threshold={threshold!r} is for sigmoid outputs; model={classifier.name!r} has none")
-    bands = classifier.preprocessing.bands
-    listing = data if isinstance(data, Listing) else _read_validation(data, arrays=bands != 3)
-    if not len(listing):
-        raise ValueError("data holds no images")
+    rgb = classifier.preprocessing.bands == 3 and not isinstance(data, Listing)
+    if rgb and any(listing.name(i).endswith(".npy") for i in range(len(listing))):
+        listing = _read_validation(data)  # type: ignore[arg-type]
     listing = fit_labels(listing, classifier, labels)
     if limit is not None and limit < len(listing):
         listing = listing.select(np.arange(limit) * len(listing) // limit)
