@@ -93,7 +93,8 @@ class Classifier:
         Raises:
             ValueError: images of another shape.
         """
-        if images.ndim != 4 or images.shape[1:] != (wanted := (*self.size, self.preprocessing.bands)):
+        wanted = (*self.size, self.preprocessing.bands)
+        if images.ndim != 4 or images.shape[1:] != wanted:
             raise ValueError(f"images must have shape (n, {', '.join(map(str, wanted))}); got {images.shape}")
         return np.asarray(preprocess_input(images.astype("float32"), self.preprocessing))
 
