@@ -78,7 +78,7 @@ class Distillation:
 
     def describe(self) -> dict[str, Any]:
         """What makes a run the same one when it is resumed: the teacher's weights by their SHA-256, and the numbers."""
-        return {"teacher": digest(self.teacher.model), "weight": self.weight, "temperature": self.temperature}
+        return {"teacher": digest(self.teacher.model), "distill_weight": self.weight, "temperature": self.temperature}
 
     @contextmanager
     def applied(self, model: keras.Model, classes: Sequence[str]) -> Iterator[None]:
