@@ -150,7 +150,7 @@ def test_rows_by_file():
         (dict(resize=223), "resize=223 must be an integer of at least 224"),
         (dict(resize=256.0), "resize=256.0 must be an integer"),
         (dict(interpolation="area"), "interpolation='area' must be one of bilinear, bicubic"),
-        (dict(mean=(1, 2)), r"mean=\(1, 2\) and std=.* must have as many numbers, one a channel"),
+        (dict(mean=(1, 2)), r"mean=\(1\.0, 2\.0\) and std=.* must have as many numbers, one a channel"),
         (dict(std=(1, 0, 1)), r"std=\(1, 0, 1\) must be one finite number above 0 a channel"),
         (dict(mean="abc"), "mean='abc' must be one finite number a channel"),
         (dict(std=(1, float("nan"), 1)), "std=.* must be one finite number above 0 a channel"),
