@@ -78,9 +78,9 @@ class Classifier:
         return self.size[0] + more, self.size[1] + more
 
     def read(self, image: bytes | ImagePath) -> np.ndarray:
-        """An image file, or its bytes, as `scores` takes it: uint8 (*read_size, 3); errors as of `load_image`.
+        """An image file, or its bytes, for `scores`: uint8 (height, width, 3) of `read_size`; errors of `load_image`.
 
-        Of other than three channels: float32 (*read_size, channels) in the file's units, as of `load_bands`.
+        Of other than three channels: float32 (height, width, channels) in the file's units, as of `load_bands`.
         """
         how = self.preprocessing
         if how.bands != 3:
@@ -99,7 +99,7 @@ class Classifier:
         return np.asarray(preprocess_input(images.astype("float32"), self.preprocessing))
 
     def scores(self, images: np.ndarray) -> np.ndarray:
-        """Scores float32 (n, classes) of RGB images (n, *read_size, 3) on 0..255; what they mean is `kind`.
+        """Scores float32 (n, classes) of images (n, height, width, 3) of `read_size` on 0..255; `kind` says which.
 
         With `tta` they are the mean over the views, of probabilities or numbers.
         """

@@ -38,14 +38,11 @@ Rows = list[tuple[np.ndarray, tuple[str, ...]]]  # image uint8 (height, width, 3
 def digit_images(size: int = SIZE) -> tuple[Rows, Rows]:
     """Training and held-out digits."""
     pixels, labels = load_digits()
-    images = [
-        np.asarray(
-            Image.fromarray(np.uint8(d * (255 / 16))).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-        )
-        for d in pixels
-    ]
-    train, val = held_out_split(len(labels))
-    return tuple([(images[i], (str(labels[i]),)) for i in part] for part in (train, val))  # type: ignore[return-value]
+    grey = [Image.fromarray(np.uint8(digit * (255 / 16))).convert("RGB") for digit in pixels]
+    images = [np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)) for image in grey]
+    held_out = held_out_split(labels)
+    train, val = ([(images[i], (str(labels[i]),)) for i in np.flatnonzero(part)] for part in (~held_out, held_out))
+    return train, val
 
 
 def photographs() -> tuple[Rows, Rows]:

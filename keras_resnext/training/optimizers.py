@@ -91,7 +91,7 @@ class SGD(Rates, keras.optimizers.SGD):
 class Lamb(Rates, keras.optimizers.Lamb):
     """timm's `Lamb` (optim/lamb.py): LAMB whose weight decay is inside the trust ratio (arXiv 1904.00962).
 
-    m, v: moving averages as Adam's;  u = m^ / (sqrt(v^) + epsilon) + decay * w;  w -= learning_rate * |w| / |u| * u
+    ``u = m^ / (sqrt(v^) + epsilon) + decay * w;  w -= learning_rate * norm(w) / norm(u) * u``, with Adam's m and v.
 
     Keras's own takes the decay off the weights before, outside the ratio, and scales what does not decay by the ratio
     too; timm and NVIDIA's leave the ratio of gamma, beta and biases at 1 then. timm's limit of 1 for the norm of the

@@ -228,7 +228,7 @@ def test_a_state_or_record_that_was_changed_is_refused_in_one_line(few, tmp_path
     with np.load(path) as data:
         arrays = dict(data)
     state = json.loads(str(arrays["state"]))
-    monkeypatch.setattr("keras_resnext.training.record._digest", lambda _: "")  # takes longest
+    monkeypatch.setattr("keras_resnext.training.record.digest", lambda _: "")  # takes longest
 
     def refused(*messages):
         with pytest.raises(ValueError, match="|".join(messages)) as error:
