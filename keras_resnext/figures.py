@@ -76,7 +76,7 @@ def contact_sheet(tiles: Sequence[tuple[np.ndarray | None, Sequence[str]]], titl
 
 
 def shorten(text: str, most: int) -> str:
-    """`text`, or its beginning and an ellipsis, of at most so many letters."""
+    """`text`, cut to the given number of letters with an ellipsis."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

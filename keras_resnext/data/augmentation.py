@@ -141,7 +141,7 @@ class TimmPolicy:
 
 
 def timm_policy(name: str) -> TimmPolicy | None:
-    """What a name such as "rand-m7-mstd0.5-inc1" means; None for what is no such name."""
+    """What a name such as "rand-m7-mstd0.5-inc1" means; None for any other name."""
     first, *parts = name.split("-")
     kinds = {"m": int, "n": int, "p": float, "mstd": float, "mmax": int, "inc": lambda text: bool(int(text))}
     found = [re.fullmatch(r"(m|n|p|mstd|mmax|inc)(\d+(?:\.\d+)?)", part) for part in parts]

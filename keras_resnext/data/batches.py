@@ -75,7 +75,7 @@ def check_colours(augmentation: Augmentation, preprocessing: Preprocessing) -> N
 
 
 def resolve_engine(engine: str, bands: int = 3) -> str:
-    """The engine that "auto" stands for here, for images of so many channels: tf.data is for red, green and blue."""
+    """The engine that "auto" chooses here: tf.data reads only RGB, so other numbers of channels take Pillow."""
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} must be one of {', '.join(ENGINES)}")
     if engine == "tf.data" and bands != 3:

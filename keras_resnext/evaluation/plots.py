@@ -9,7 +9,7 @@ from .metrics import most_confused
 
 PAIRS = 8
 EXAMPLES = 6
-NUMBERED, NAMED = 20, 40  # up to so many classes, counts fit into the cells and names onto the axes
+NUMBERED, NAMED = 20, 40  # most classes for counts in the cells, and for names on the axes
 RIGHT, WRONG, INK = "#2e7d32", "#c62828", "#37474f"
 MARGIN = 0.15  # inches
 

@@ -56,12 +56,12 @@ def continued(recipe: Recipe, head_epochs: int, step: int, steps_per_epoch: int)
         ValueError: fewer epochs than the run has begun.
     """
     if recipe.epochs < (least := -(-step // steps_per_epoch)):
-        raise ValueError(f"epochs={recipe.epochs!r} must be at least {least}: so many the run has begun")
+        raise ValueError(f"epochs={recipe.epochs!r} must be at least {least}, the epoch that the run has reached")
     return replace(recipe, head_epochs=head_epochs)
 
 
 def describe_lengthening(entry: Mapping[str, int], steps_per_epoch: int) -> str:
-    """What a user is told of one entry of "lengthened" in run.json."""
+    """An entry of "lengthened" in run.json, as a sentence."""
     first = entry["step"] // steps_per_epoch + 1
     return (
         f"The {entry['from']} epochs of the run are now {entry['to']}: from epoch {first} on the learning rate is that "

@@ -38,7 +38,7 @@ def test_a_lengthened_run_ends_as_one_that_was_as_long_from_the_beginning(few, t
     run = json.loads((tmp_path / "longer/run.json").read_text())
     assert run["lengthened"] == [{"step": 2, "from": 1, "to": 2}]
     assert (run["recipe"]["epochs"], run["results"]["epochs"], run["started"]) == (2, 2, began)
-    with pytest.raises(ValueError, match="epochs=1 must be at least 2: so many the run has begun"):
+    with pytest.raises(ValueError, match="epochs=1 must be at least 2, the epoch that the run has reached"):
         train(build(), *few, recipe=short, output=tmp_path / "longer", console=QUIET)
     again = train(build(), *few, recipe=recipe, output=tmp_path / "longer", console=QUIET)  # nothing is left
     assert again.history == result.history
