@@ -23,7 +23,7 @@ def read_bands(source: Source, bands: int, *, exif: bool = True) -> np.ndarray:
     """An image with all of its channels, in its own units: float32 (height, width, `bands`).
 
     Of one channel: any image that Pillow reads, grey as Pillow makes it, on 0..255. Of others: a .npy array (height,
-    width, channels), or (height, width) for one channel, of any integer or float type; a TIFF file with that many bands or
+    width, channels), or (height, width) for one channel, of integers or floats; a TIFF file with as many bands or
     pages; any other image that has as many channels, such as four with transparency.
 
     Args:
